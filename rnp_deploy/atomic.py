@@ -1,0 +1,82 @@
+"""Directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rnp_deploy.errors import InputError, OutputExistsError
+
+__all__ = ["atomic_directory", "check_output"]
+
+
+def check_output(target: Path, *, overwrite: bool, marker: str) -> None:
+    """Refuse an output path that would destroy something.
+
+    Args:
+        target: Where a directory is to be written.
+        overwrite: Whether an earlier output of the same kind may be replaced.
+        marker: The file by which an earlier output of this kind is known.
+
+    Raises:
+        OutputExistsError: Something is there, and overwriting was not asked for, or it is
+            not an earlier output of this kind.
+        InputError: The parent directory is missing.
+    """
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise OutputExistsError(f"{target} exists; pass --overwrite (overwrite=True) or another path")
+        empty = target.is_dir() and not any(target.iterdir())
+        if target.is_symlink() or not (empty or (target / marker).is_file()):
+            raise OutputExistsError(f"{target} holds no {marker}; it is not ours to overwrite")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"{target.absolute().parent} does not exist; create it first")
+
+
+@contextmanager
+def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
+    """Yield a directory beside ``target`` that becomes it when the block succeeds.
+
+    On an error it is removed. A killed process leaves at most a hidden
+    ``.<name>.partial-*`` directory, never anything under the final name.
+
+    Raises:
+        OutputExistsError, InputError: As :func:`check_output`.
+    """
+    check_output(target, overwrite=overwrite, marker=marker)
+    parent = target.absolute().parent
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=parent))
+    try:
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        _sync(partial)
+        check_output(target, overwrite=overwrite, marker=marker)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=parent))
+            target.rename(old / target.name)
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(directory: Path) -> None:
+    for path in (*directory.rglob("*"), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

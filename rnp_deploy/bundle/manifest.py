@@ -1,0 +1,286 @@
+"""The manifest of a bundle, format 1.0: what the files are and how they fit together."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "FORMAT_VERSION",
+    "AgentManifest",
+    "AgentStepManifest",
+    "BranchManifest",
+    "Calibration",
+    "CalibrationPoint",
+    "DecisionManifest",
+    "FileManifest",
+    "Manifest",
+    "Preprocessing",
+    "StageManifest",
+    "TensorManifest",
+    "Verification",
+]
+
+FORMAT_VERSION = "1.0"
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TensorManifest(_Frozen):
+    """A tensor; ``shape`` leaves out the batch axis N, which comes first and is dynamic.
+
+    Where ``follows`` names a decision, axis 1 (the first of ``shape``) holds
+    ``widths[option-1] · repeat`` values in a branch; ``shape`` is the full width.
+    """
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: Literal["float32"] = "float32"
+    follows: Count | None = None
+    repeat: Size = 1
+
+
+class DecisionManifest(_Frozen):
+    """Where the agent chooses: ``conv`` is its module path, ``stage`` the stage it opens."""
+
+    conv: str
+    widths: Annotated[tuple[Size, ...], Field(min_length=2)]
+    stage: Size
+
+    @model_validator(mode="after")
+    def _widths_rise(self) -> DecisionManifest:
+        if list(self.widths) != sorted(set(self.widths)):
+            raise ValueError(f"widths {self.widths} of {self.conv} do not rise")
+        return self
+
+
+class BranchManifest(_Frozen):
+    """A stage for one choice of options; ``macs`` per sample.
+
+    ``input_options`` are in the order of the stage's ``input_decisions``.
+    """
+
+    input_options: tuple[Size, ...]
+    output_option: Size | None
+    file: str
+    macs: Count
+
+
+class StageManifest(_Frozen):
+    """A piece of network from one decision to the next."""
+
+    decision: Count | None
+    input_decisions: tuple[Count, ...]
+    inputs: tuple[TensorManifest, ...]
+    outputs: tuple[TensorManifest, ...]
+    branches: Annotated[tuple[BranchManifest, ...], Field(min_length=1)]
+
+
+class AgentStepManifest(_Frozen):
+    """One agent step; ``features`` names the pooled tensor ``[N, C_in]`` it reads."""
+
+    file: str
+    features: str
+    macs: Count
+
+
+class AgentManifest(_Frozen):
+    """The agent: steps take features, state ``[N, D]`` and penalty ``[N]``.
+
+    They give q_values ``[N, K]``, option ``[N]`` int64 in 1..K and the next state. The
+    first state is zeros; ``penalty`` is the one to pass where the caller names none.
+    """
+
+    state_size: Size
+    penalty: Finite
+    steps: tuple[AgentStepManifest, ...]
+
+
+class FileManifest(_Frozen):
+    """A file of the bundle: its POSIX path below the bundle, size and hash."""
+
+    path: str
+    bytes: Count
+    sha256: Sha256
+
+
+class Verification(_Frozen):
+    """What export measured against the masked torch reference.
+
+    Deviations are largest absolute errors ÷ largest absolute reference value.
+    ``samples`` is 0 where verification was switched off.
+    """
+
+    samples: Count
+    tolerance: Finite
+    branches: Count
+    max_branch_deviation: Finite | None
+    worst_branch: str | None
+    paths: Count
+    max_path_deviation: Finite | None
+    agent_decisions: Count
+    agent_decisions_equal: Count
+
+
+class Preprocessing(_Frozen):
+    """From an image file to one input ``[C, H, W]``.
+
+    Convert to ``colour``, resize bilinearly to ``size`` (H, W), scale 0..255 to 0..1,
+    subtract ``mean`` and divide by ``std``, one value per channel.
+    """
+
+    colour: Literal["L", "RGB"]
+    size: tuple[Size, Size]
+    mean: tuple[Finite, ...]
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Preprocessing:
+        channels = 1 if self.colour == "L" else 3
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ValueError(f"mean and std need {channels} values for colour {self.colour}")
+        return self
+
+
+class CalibrationPoint(_Frozen):
+    """Held-out results at one penalty; shares and accuracies are 0..1.
+
+    ``macs_share`` is mean backbone MACs ÷ the full network's. ``option_counts[t][j-1]``
+    is how many samples took option j at decision t.
+    """
+
+    penalty: Finite
+    accuracy: Finite
+    macs_share: Finite
+    option_counts: tuple[tuple[Count, ...], ...]
+
+
+class Calibration(_Frozen):
+    """What the masked torch reference did on held-out data."""
+
+    data: str
+    samples: Count
+    backbone_accuracy: Finite
+    full_accuracy: Finite
+    points: tuple[CalibrationPoint, ...]
+
+
+class Manifest(_Frozen):
+    """The whole manifest, without ``manifest_sha256``, which covers it.
+
+    ``macs`` is the full network's, per sample; ``producer`` the program that wrote it.
+    """
+
+    format_version: str
+    producer: str
+    inputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1, max_length=1)]
+    outputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1, max_length=1)]
+    groups: Annotated[int, Field(ge=2, lt=2**31)]
+    macs: Count
+    agent: AgentManifest
+    decisions: Annotated[tuple[DecisionManifest, ...], Field(min_length=1)]
+    stages: Annotated[tuple[StageManifest, ...], Field(min_length=2)]
+    files: tuple[FileManifest, ...]
+    verification: Verification
+    calibration: Calibration | None = None
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Manifest:
+        total = len(self.decisions)
+        if len(self.stages) != total + 1 or len(self.agent.steps) != total:
+            raise ValueError(
+                f"{total} decisions need {total + 1} stages and {total} agent steps; "
+                f"there are {len(self.stages)} and {len(self.agent.steps)}"
+            )
+        for t, decision in enumerate(self.decisions):
+            if len(decision.widths) != self.groups:
+                raise ValueError(f"decision {t} has {len(decision.widths)} widths, not {self.groups}")
+            if decision.stage != t + 1:
+                raise ValueError(f"decision {t} opens stage {decision.stage}, not {t + 1}")
+        known = {self.inputs[0].name: self.inputs[0]}
+        for s, stage in enumerate(self.stages):
+            self._check_stage(s, stage, known)
+        if self.outputs[0] != known.get(self.outputs[0].name):
+            raise ValueError(f"no stage makes the output {self.outputs[0].name!r} as described")
+        self._check_files()
+        return self
+
+    def _check_stage(self, s: int, stage: StageManifest, known: dict[str, TensorManifest]) -> None:
+        if stage.decision != (s - 1 if s else None):
+            raise ValueError(f"stage {s} is opened by decision {stage.decision}")
+        if list(stage.input_decisions) != sorted(set(stage.input_decisions)) or any(
+            t >= s - 1 for t in stage.input_decisions
+        ):
+            raise ValueError(f"stage {s} has input decisions {stage.input_decisions}")
+        for tensor in stage.inputs:
+            if known.get(tensor.name) != tensor:
+                raise ValueError(f"stage {s} takes {tensor.name!r}, which nothing before makes so")
+            if tensor.follows is not None and tensor.follows not in stage.input_decisions:
+                raise ValueError(f"stage {s} takes {tensor.name!r} but not the option it follows")
+        if s:
+            features = self.agent.steps[s - 1].features
+            if features not in known or len(known[features].shape) != 1:
+                raise ValueError(f"nothing before decision {s - 1} makes its features {features!r}")
+        own = () if stage.decision is None else (stage.decision,)
+        for tensor in stage.outputs:
+            if tensor.name in known:
+                raise ValueError(f"stage {s} makes {tensor.name!r} again")
+            if tensor.follows is not None and tensor.follows not in (*stage.input_decisions, *own):
+                raise ValueError(f"stage {s} gives {tensor.name!r} without the option it follows")
+            if tensor.follows is not None and (
+                not tensor.shape
+                or tensor.shape[0] != self.decisions[tensor.follows].widths[-1] * tensor.repeat
+            ):
+                raise ValueError(f"stage {s} gives {tensor.name!r} in a width that does not fit")
+            known[tensor.name] = tensor
+        self._check_branches(s, stage)
+
+    def _check_branches(self, s: int, stage: StageManifest) -> None:
+        keys = {(branch.input_options, branch.output_option) for branch in stage.branches}
+        wanted = self.groups ** (len(stage.input_decisions) + (stage.decision is not None))
+        for options, option in keys:
+            fits = len(options) == len(stage.input_decisions) and (option is None) == (stage.decision is None)
+            if not fits or any(o > self.groups for o in (*options, option or 1)):
+                raise ValueError(f"stage {s} has a branch for options {options} → {option}")
+        if len(keys) != len(stage.branches) or len(keys) != wanted:
+            raise ValueError(f"stage {s} has {len(keys)} of {wanted} branches")
+
+    def _check_files(self) -> None:
+        listed = {file.path for file in self.files}
+        used = {step.file for step in self.agent.steps} | {
+            branch.file for stage in self.stages for branch in stage.branches
+        }
+        if len(listed) != len(self.files):
+            raise ValueError("a file is listed twice")
+        missing = sorted(used - listed)
+        if missing:
+            raise ValueError(f"{missing[0]} is used but not listed under files")
+
+    def branch_count(self) -> int:
+        """Number of branches over all stages."""
+        return sum(len(stage.branches) for stage in self.stages)
+
+    def path_macs(self, options: tuple[int, ...]) -> int:
+        """Backbone MACs of one sample that takes these options, one per decision."""
+        return sum(
+            branch.macs
+            for stage in self.stages
+            for branch in stage.branches
+            if branch.input_options == tuple(options[t] for t in stage.input_decisions)
+            and branch.output_option == (None if stage.decision is None else options[stage.decision])
+        )
+
+    def output_size(self) -> int:
+        """Values of one sample's output."""
+        return math.prod(self.outputs[0].shape)

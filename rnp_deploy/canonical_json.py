@@ -1,0 +1,64 @@
+"""The one place where JSON is read and written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["MAX_BYTES", "canonical_sha256", "dump_json", "parse_json", "read_json_bytes"]
+
+#: No manifest comes near this; a larger file is refused before it is read.
+MAX_BYTES = 64 * 2**20
+
+
+def read_json_bytes(path: Path) -> bytes:
+    """Read a JSON file of bounded size.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger than ``MAX_BYTES``.
+    """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{size} bytes; at most {MAX_BYTES} are read")
+    return path.read_bytes()
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly: UTF-8, no NaN or Infinity, no key twice.
+
+    Raises:
+        ValueError: It is not such an object; the message says why.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("the top level is not an object")  # noqa: TRY004 - one type for callers
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """Write a value for people: two spaces a level, keys as given, a newline at the end."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def canonical_sha256(value: dict[str, Any], *, without: str) -> str:
+    """Hash the canonical form: keys sorted, no white space, UTF-8, key ``without`` left out."""
+    kept = {key: item for key, item in value.items() if key != without}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value

@@ -1,0 +1,106 @@
+"""Every error a caller can act on.
+
+::
+
+    RnpError
+    ├── InputError (also ValueError)   images, options or arguments that do not fit
+    ├── NetworkError
+    │   ├── TracingError               the backbone cannot be followed
+    │   └── NothingPrunableError       no convolution of the backbone can be pruned
+    ├── TrainingError                  the loss stopped being a number
+    ├── CheckpointError                missing, foreign or unsafe checkpoint
+    ├── ExportError
+    │   └── VerificationError          an exported branch differs from the reference
+    ├── OutputExistsError              would overwrite; pass the overwrite flag
+    ├── BundleError
+    │   ├── FormatVersionError         written by another major version
+    │   └── IntegrityError             a file or value differs from what was recorded
+    └── EngineError
+        ├── MissingRuntimeError        an optional package is not installed
+        └── ControllerClosedError      used after close
+
+A message says what is wrong, where (stage, option, file), and what to do.
+"""
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "ControllerClosedError",
+    "EngineError",
+    "ExportError",
+    "FormatVersionError",
+    "InputError",
+    "IntegrityError",
+    "MissingRuntimeError",
+    "NetworkError",
+    "NothingPrunableError",
+    "OutputExistsError",
+    "RnpError",
+    "TracingError",
+    "TrainingError",
+    "VerificationError",
+]
+
+
+class RnpError(Exception):
+    """The root of every error a caller can act on."""
+
+
+class InputError(RnpError, ValueError):
+    """Images, options or arguments do not fit what the network takes."""
+
+
+class NetworkError(RnpError):
+    """The backbone cannot become a runtime-pruned network."""
+
+
+class TracingError(NetworkError):
+    """torch.fx cannot follow the backbone, or its trace behaves differently."""
+
+
+class NothingPrunableError(NetworkError):
+    """Every convolution of the backbone has to stay whole."""
+
+
+class TrainingError(RnpError):
+    """Training cannot go on; the message names the phase and the step."""
+
+
+class CheckpointError(RnpError):
+    """A checkpoint is missing, not one of ours, or would run code when read."""
+
+
+class ExportError(RnpError):
+    """A stage could not be exported; the message names it."""
+
+
+class VerificationError(ExportError):
+    """An exported branch differs from the masked torch reference."""
+
+
+class OutputExistsError(RnpError):
+    """The output path holds something already, and overwriting was not asked for."""
+
+
+class BundleError(RnpError):
+    """A bundle cannot be read."""
+
+
+class FormatVersionError(BundleError):
+    """The bundle was written in a format this version does not read."""
+
+
+class IntegrityError(BundleError):
+    """A file or a recorded value is not what the manifest's hashes say."""
+
+
+class EngineError(RnpError):
+    """An inference engine could not be made or run; the message names the piece."""
+
+
+class MissingRuntimeError(EngineError):
+    """An optional package is needed here; the message names the extra to install."""
+
+
+class ControllerClosedError(EngineError):
+    """The controller was used after ``close``."""

@@ -1,0 +1,53 @@
+"""From image files to network inputs; used in training and in ``rnp-run`` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnp_deploy.bundle.manifest import Preprocessing
+from rnp_deploy.errors import InputError, MissingRuntimeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["image_array", "read_images"]
+
+
+def image_array(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Turn one 8-bit image into a network input ``[C, H, W]``; see :class:`Preprocessing`."""
+    from PIL import Image as pillow
+
+    height, width = preprocessing.size
+    resized = image.convert(preprocessing.colour).resize((width, height), pillow.Resampling.BILINEAR)
+    pixels = np.asarray(resized, np.float32).reshape(height, width, -1) / 255.0
+    mean = np.asarray(preprocessing.mean, np.float32)
+    std = np.asarray(preprocessing.std, np.float32)
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1), np.float32)
+
+
+def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Read image files into a batch ``[N, C, H, W]``.
+
+    Raises:
+        InputError: A file is missing or not an image Pillow reads.
+        MissingRuntimeError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image as pillow
+    except ImportError as err:
+        raise MissingRuntimeError("reading images needs Pillow; pip install pillow") from err
+    arrays = []
+    for path in paths:
+        try:
+            with pillow.open(path) as image:
+                arrays.append(image_array(image, preprocessing))
+        except (OSError, ValueError, pillow.DecompressionBombError) as err:
+            raise InputError(f"{path} cannot be read as an image: {err}") from err
+    if not arrays:
+        raise InputError("no image was given; pass at least one")
+    return np.stack(arrays)

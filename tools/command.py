@@ -1,0 +1,69 @@
+"""What all commands share: errors as one line, progress on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from rnp_deploy.canonical_json import dump_json
+from rnp_deploy.errors import RnpError
+from rnp_deploy.progress import Progress
+
+__all__ = ["RnpCommand", "print_json", "progress_on_stderr"]
+
+_LINE_EVERY_S = 3.0
+
+
+class RnpCommand(click.Command):
+    """A command that turns our errors into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except RnpError as err:
+            raise click.ClickException(" ".join(str(err).split())) from err
+
+
+def print_json(value: Any) -> None:
+    """Write a report to stdout."""
+    click.echo(dump_json(value), nl=False)
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Progress]:
+    """Yield a reporter: a bar on a terminal, elsewhere a line every few seconds."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total)
+            bars.update(tasks[task], completed=done, total=total)
+
+        yield report
+
+
+def _lines() -> Callable[[str, int, int], None]:
+    last = [time.monotonic()]
+
+    def report(task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last[0] >= _LINE_EVERY_S or done == total:
+            last[0] = now
+            click.echo(f"{task}: {done}/{total}", file=sys.stderr)
+
+    return report
