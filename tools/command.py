@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from rnp_deploy.canonical_json import dump_json
-from rnp_deploy.errors import RnpError
+from rnp_deploy.errors import InputError, RnpError
 from rnp_deploy.progress import Progress
 
-__all__ = ["RnpCommand", "print_json", "progress_on_stderr"]
+__all__ = ["RnpCommand", "parse_options", "print_json", "progress_on_stderr"]
 
 _LINE_EVERY_S = 3.0
 
@@ -31,6 +31,14 @@ class RnpCommand(click.Command):
             return super().invoke(ctx)
         except RnpError as err:
             raise click.ClickException(" ".join(str(err).split())) from err
+
+
+def parse_options(text: str) -> list[int]:
+    """Read ``4,2,1``, one option per decision; raises InputError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as err:
+        raise InputError(f"options {text!r} are not integers parted by commas, e.g. 4,2,1") from err
 
 
 def print_json(value: Any) -> None:

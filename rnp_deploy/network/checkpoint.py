@@ -146,7 +146,7 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
 
 def _read_config(path: Path) -> _Config:
     try:
-        return _Config.model_validate(parse_json(read_json_bytes(path)), strict=False)
+        return _Config.model_validate_json(dump_json(parse_json(read_json_bytes(path))))
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -1,0 +1,226 @@
+"""From a runtime-pruned network to a bundle."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+import torch
+
+from rnp_deploy import __version__
+from rnp_deploy.atomic import atomic_directory, check_output
+from rnp_deploy.bundle.manifest import (
+    FORMAT_VERSION,
+    AgentManifest,
+    AgentStepManifest,
+    BranchManifest,
+    Calibration,
+    DecisionManifest,
+    Manifest,
+    Preprocessing,
+    StageManifest,
+    TensorManifest,
+    Verification,
+)
+from rnp_deploy.bundle.reading import MANIFEST_FILE
+from rnp_deploy.bundle.writing import describe_files, save_manifest
+from rnp_deploy.errors import ExportError, InputError
+from rnp_deploy.exporters.branch_cutting import cut_branch
+from rnp_deploy.exporters.stage_graph import agent_step_graph, stage_graph
+from rnp_deploy.exporters.verification import TOLERANCE, unverified, verify_bundle
+from rnp_deploy.exporters.weights import WeightFile
+from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
+from rnp_deploy.network.stages import Stage, StageTensor
+from rnp_deploy.progress import Progress, no_progress
+
+__all__ = ["export_bundle"]
+
+
+def export_bundle(
+    network: RuntimePrunedNetwork,
+    path: str | Path,
+    overwrite: bool = False,
+    *,
+    branches: Literal["pairs"] = "pairs",
+    precision: Literal["fp32"] = "fp32",
+    verify: int = 2,
+    calibration: Calibration | None = None,
+    preprocessing: Preprocessing | None = None,
+    classes: tuple[str, ...] | None = None,
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Write a bundle: one ONNX graph per agent step and per branch, every weight once.
+
+    The bundle appears whole under ``path`` or not at all.
+
+    Args:
+        network: Left as it was.
+        path: The directory to write.
+        overwrite: Whether an earlier bundle at ``path`` may be replaced.
+        branches: ``"pairs"``: a branch for every choice of input and output options.
+        precision: ``"fp32"``.
+        verify: Random inputs with which every branch, and whole paths, are compared with
+            the masked torch reference; 0 switches verification off.
+        calibration: Held-out results, kept in the manifest.
+        preprocessing: How image files become inputs, kept in the manifest.
+        classes: Class names, kept in the manifest.
+        progress: Told of stages exported and branches verified.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        OutputExistsError: ``path`` exists and may not be replaced.
+        InputError: An option that is not supported, or a network that is not float32.
+        ExportError: A stage cannot be exported.
+        VerificationError: A branch or path differs by more than the tolerance.
+    """
+    if branches != "pairs" or precision != "fp32":
+        raise InputError(f"branches={branches!r}, precision={precision!r}: only 'pairs' and 'fp32' are supported")
+    if isinstance(verify, bool) or not isinstance(verify, int) or verify < 0:
+        raise InputError(f"verify is {verify!r}; pass the number of random inputs, 0 or more")
+    wrong = next((name for name, p in network.named_parameters() if p.dtype != torch.float32), None)
+    if wrong is not None:
+        raise InputError(f"parameter {wrong} is not float32; convert the network with network.float()")
+    path = Path(path)
+    check_output(path, overwrite=overwrite, marker=MANIFEST_FILE)
+    with (
+        _on_cpu_in_eval_mode(network),
+        torch.no_grad(),
+        atomic_directory(path, overwrite=overwrite, marker=MANIFEST_FILE) as folder,
+    ):
+        with WeightFile(folder) as weights:
+            steps = tuple(_save_agent(network, folder, weights))
+            stages = tuple(_save_stages(network, folder, weights, progress))
+        manifest = _manifest(network, folder, steps, stages).model_copy(
+            update={"calibration": calibration, "preprocessing": preprocessing, "classes": classes}
+        )
+        manifest = Manifest.model_validate(manifest.model_dump())
+        save_manifest(manifest, folder)
+        if verify:
+            verification = verify_bundle(network, manifest, folder, verify, progress)
+            manifest = manifest.model_copy(update={"verification": verification})
+            save_manifest(manifest, folder)
+    return manifest
+
+
+@contextmanager
+def _on_cpu_in_eval_mode(network: RuntimePrunedNetwork) -> Iterator[None]:
+    training = network.training
+    device = next(network.parameters()).device
+    network.eval().to("cpu")
+    try:
+        yield
+    finally:
+        network.to(device).train(training)
+
+
+def _save_agent(network: RuntimePrunedNetwork, folder: Path, weights: WeightFile) -> Iterator[AgentStepManifest]:
+    exported: dict[int, ir.Model] = {}  # steps that read equally many features differ in weights alone
+    for t, decision in enumerate(network.decisions):
+        step, channels = network.agent.step(t), decision.feature_channels
+        if channels not in exported:
+            where = f"agent step {t} (before {decision.conv})"
+            exported[channels] = agent_step_graph(step, channels, network.agent.state_size, where)
+        model = exported[channels].clone()
+        for name, parameter in step.named_parameters():
+            model.graph.initializers[name].const_value = weights.add(name, parameter.numpy())
+        file = f"agent/step_{t:02d}.onnx"
+        _save_model(model, folder / file)
+        yield AgentStepManifest(file=file, features=decision.features, macs=network.agent.macs(t))
+
+
+def _save_stages(
+    network: RuntimePrunedNetwork, folder: Path, weights: WeightFile, progress: Progress
+) -> Iterator[StageManifest]:
+    cuts = {
+        name: tuple(group)
+        for name, group in itertools.groupby(
+            sorted(network.analysis.cuts, key=lambda cut: cut.name), key=lambda cut: cut.name
+        )
+    }
+    for stage in network.stages:
+        model = stage_graph(stage)
+        _store_weights(model, weights)
+        branches = []
+        for options in itertools.product(range(1, network.groups + 1), repeat=len(stage.option_decisions)):
+            by_decision = dict(zip(stage.option_decisions, options, strict=True))
+            kept = {t: network.decisions[t].widths[option - 1] for t, option in by_decision.items()}
+            kept_by_conv = {network.decisions[t].conv: width for t, width in kept.items()}
+            branch = cut_branch(model, (*stage.inputs, *stage.outputs), cuts, kept_by_conv, kept)
+            own = None if stage.decision is None else by_decision[stage.decision]
+            inputs = tuple(by_decision[t] for t in stage.input_decisions)
+            file = f"stages/{stage.index:02d}/{_branch_name(inputs, own)}.onnx"
+            _save_model(branch, folder / file)
+            macs = network.stage_macs(stage.index, by_decision)
+            branches.append(BranchManifest(input_options=inputs, output_option=own, file=file, macs=macs))
+        yield _stage_manifest(stage, tuple(branches))
+        progress("exporting stages", stage.index + 1, len(network.stages))
+
+
+def _branch_name(inputs: tuple[int, ...], own: int | None) -> str:
+    """``in2-out4``, ``full-out4`` or ``full``; several input options: ``in2.3-out4``."""
+    left = f"in{'.'.join(map(str, inputs))}" if inputs else "full"
+    return left if own is None else f"{left}-out{own}"
+
+
+def _store_weights(model: ir.Model, weights: WeightFile) -> None:
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape):
+            value.const_value = weights.add(name, tensor.numpy())
+
+
+def _save_model(model: ir.Model, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _stage_manifest(stage: Stage, branches: tuple[BranchManifest, ...]) -> StageManifest:
+    return StageManifest(
+        decision=stage.decision,
+        input_decisions=stage.input_decisions,
+        inputs=tuple(_tensor_manifest(tensor) for tensor in stage.inputs),
+        outputs=tuple(_tensor_manifest(tensor) for tensor in stage.outputs),
+        branches=branches,
+    )
+
+
+def _tensor_manifest(tensor: StageTensor) -> TensorManifest:
+    follows = None if tensor.pooled else tensor.follows
+    return TensorManifest(name=tensor.name, shape=tensor.shape, follows=follows, repeat=tensor.repeat)
+
+
+def _manifest(
+    network: RuntimePrunedNetwork,
+    folder: Path,
+    steps: tuple[AgentStepManifest, ...],
+    stages: tuple[StageManifest, ...],
+) -> Manifest:
+    tensors: Mapping[str, TensorManifest] = {
+        tensor.name: tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)
+    }
+    if "images" not in tensors or "outputs" not in tensors:
+        raise ExportError("the network's input does not reach its output; nothing can be deployed")
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        producer=f"rnp-deploy {__version__}",
+        inputs=(tensors["images"],),
+        outputs=(tensors["outputs"],),
+        groups=network.groups,
+        macs=int(network.macs(network.full_options(1))[0]),
+        agent=AgentManifest(
+            state_size=network.agent.state_size, penalty=float(network.agent.penalty), steps=steps
+        ),
+        decisions=tuple(
+            DecisionManifest(conv=decision.conv, widths=decision.widths, stage=t + 1)
+            for t, decision in enumerate(network.decisions)
+        ),
+        stages=stages,
+        files=describe_files(folder),
+        verification=unverified(TOLERANCE),
+    )

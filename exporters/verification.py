@@ -1,0 +1,156 @@
+"""Compare an exported bundle with the masked torch reference, branch by branch and end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rnp_deploy.bundle.manifest import BranchManifest, Manifest, StageManifest, Verification
+from rnp_deploy.bundle.reading import open_bundle
+from rnp_deploy.controller import Controller
+from rnp_deploy.engine import OpenEngine
+from rnp_deploy.engines import ort
+from rnp_deploy.errors import VerificationError
+from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
+from rnp_deploy.progress import Progress
+
+__all__ = ["TOLERANCE", "unverified", "verify_bundle"]
+
+#: Largest absolute error ÷ largest absolute activation that float32 rounding may cause.
+TOLERANCE = 1e-4
+_RANDOM_PATHS = 2
+
+
+def unverified(tolerance: float) -> Verification:
+    """The record of an export that was not verified."""
+    return Verification(
+        samples=0,
+        tolerance=tolerance,
+        branches=0,
+        max_branch_deviation=None,
+        worst_branch=None,
+        paths=0,
+        max_path_deviation=None,
+        agent_decisions=0,
+        agent_decisions_equal=0,
+    )
+
+
+def verify_bundle(
+    network: RuntimePrunedNetwork, manifest: Manifest, folder: Path, samples: int, progress: Progress
+) -> Verification:
+    """Run every branch and some whole paths with random inputs.
+
+    Each branch gets what the reference computes up to it; the reference of a branch is
+    its stage's masked torch module. Paths: option 1 everywhere, option k everywhere,
+    random ones per sample, and the agent's own.
+
+    Raises:
+        VerificationError: A deviation over the tolerance; it names stage and options, or the path.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(samples, *network.input_shape, generator=generator)
+    bundle = open_bundle(folder)
+    worst, worst_file = _verify_branches(network, manifest, ort.opener(bundle), images, progress)
+    with Controller(manifest, ort.opener(bundle)) as controller:
+        forced = [torch.ones_like(network.full_options(samples)), network.full_options(samples)]
+        for _ in range(_RANDOM_PATHS):
+            shape = (samples, len(network.decisions))
+            forced.append(torch.randint(1, network.groups + 1, shape, generator=generator))
+        path_deviation = 0.0
+        for options in forced:
+            result = controller.run(images.numpy(), options=options.numpy())
+            expected = network.run(images, options)
+            path_deviation = max(path_deviation, _path_deviation(result.outputs, expected, options))
+        result = controller.run(images.numpy())
+        _, decided = network(images)
+        # A rounding error may tip a near tie, so outputs are compared at equal options.
+        expected = network.run(images, torch.from_numpy(result.options))
+        path_deviation = max(path_deviation, _path_deviation(result.outputs, expected, decided))
+    return Verification(
+        samples=samples,
+        tolerance=TOLERANCE,
+        branches=manifest.branch_count(),
+        max_branch_deviation=worst,
+        worst_branch=worst_file,
+        paths=(len(forced) + 1) * samples,
+        max_path_deviation=path_deviation,
+        agent_decisions=int(decided.numel()),
+        agent_decisions_equal=int((decided.numpy() == result.options).sum()),
+    )
+
+
+def _verify_branches(
+    network: RuntimePrunedNetwork, manifest: Manifest, open_engine: OpenEngine, images: Tensor, progress: Progress
+) -> tuple[float, str | None]:
+    tensors: dict[str, Tensor] = {"images": images}
+    full = network.full_options(len(images))
+    worst, worst_file, done = 0.0, None, 0
+    for stage, described in zip(network.stages, manifest.stages, strict=True):
+        inputs = [tensors[tensor.name] for tensor in stage.inputs]
+        for branch in described.branches:
+            options = _options(described, branch)
+            expected = stage.module(*inputs, *(torch.full((len(images),), o) for o in options.values()))
+            engine = open_engine(branch.file)
+            feeds = {
+                tensor.name: _kept(tensors[tensor.name], manifest, tensor.follows, tensor.repeat, options)
+                for tensor in described.inputs
+            }
+            got = engine.run(feeds)
+            engine.close()
+            for tensor, reference in zip(described.outputs, expected, strict=True):
+                wanted = _kept(reference, manifest, tensor.follows, tensor.repeat, options)
+                deviation = _deviation(got[tensor.name], wanted)
+                if not deviation <= TOLERANCE:
+                    raise VerificationError(
+                        f"stage {stage.index}, {branch.file}: {tensor.name} differs from the masked reference "
+                        f"by {deviation:.2e} of its largest value (tolerance {TOLERANCE:.0e}) at options "
+                        f"{tuple(options.values())}; this is a bug of the exporter or an unstable network"
+                    )
+                if deviation >= worst:
+                    worst, worst_file = deviation, branch.file
+            done += 1
+            progress("verifying branches", done, manifest.branch_count())
+        results = stage.module(*inputs, *(full[:, t] for t in stage.option_decisions))
+        tensors.update({tensor.name: x for tensor, x in zip(stage.outputs, results, strict=True)})
+    return worst, worst_file
+
+
+def _options(stage: StageManifest, branch: BranchManifest) -> dict[int, int]:
+    options = dict(zip(stage.input_decisions, branch.input_options, strict=True))
+    if stage.decision is not None and branch.output_option is not None:
+        options[stage.decision] = branch.output_option
+    return options
+
+
+def _kept(
+    tensor: Tensor, manifest: Manifest, follows: int | None, repeat: int, options: Mapping[int, int]
+) -> NDArray[np.float32]:
+    """The channels of a full-width tensor that a branch has."""
+    if follows is not None:
+        tensor = tensor[:, : manifest.decisions[follows].widths[options[follows] - 1] * repeat]
+    return np.ascontiguousarray(tensor.numpy(), np.float32)
+
+
+def _deviation(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    if got.shape != expected.shape:
+        return float("inf")
+    scale = float(np.abs(expected).max(initial=0.0))
+    error = float(np.abs(got - expected).max(initial=0.0))
+    return error / scale if scale > 0 else error
+
+
+def _path_deviation(outputs: NDArray[np.float32], expected: Tensor, options: Tensor) -> float:
+    deviation = _deviation(outputs, expected.numpy())
+    if not deviation <= TOLERANCE:
+        raise VerificationError(
+            f"end to end, the outputs differ from the masked reference by {deviation:.2e} of the largest "
+            f"(tolerance {TOLERANCE:.0e}) at options {options[0].tolist()}; "
+            "this is a bug of the exporter or an unstable network"
+        )
+    return deviation

@@ -1,0 +1,53 @@
+"""``weights.bin``: every weight of a bundle once, whatever number of graphs refer to it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["WEIGHTS_FILE", "WeightFile"]
+
+WEIGHTS_FILE = "weights.bin"
+_ALIGNMENT = 64  # a cache line, and the widest vector load
+
+
+class WeightFile:
+    """Writes arrays one after another and tells where they lie.
+
+    Equal arrays are stored once. Offsets are multiples of 64 bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stream = (folder / WEIGHTS_FILE).open("wb")
+        self._offsets: dict[tuple[str, bytes], int] = {}
+
+    def add(self, name: str, array: NDArray[Any]) -> ir.ExternalTensor:
+        """Store ``array`` (little-endian, C order) and return a tensor that refers to it."""
+        data = np.ascontiguousarray(array)
+        key = (data.dtype.str, hashlib.sha256(data).digest())
+        if key not in self._offsets:
+            self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
+            self._offsets[key] = self._stream.tell()
+            self._stream.write(data.data)
+        return ir.ExternalTensor(
+            WEIGHTS_FILE,
+            self._offsets[key],
+            data.nbytes,
+            ir.DataType.from_numpy(data.dtype),
+            shape=ir.Shape(array.shape),
+            name=name,
+        )
+
+    def __enter__(self) -> WeightFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()

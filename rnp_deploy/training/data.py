@@ -1,0 +1,162 @@
+"""Images to train on, split for good, and the minibatches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rnp_deploy.bundle.manifest import Preprocessing
+from rnp_deploy.errors import InputError, MissingRuntimeError
+from rnp_deploy.preprocessing import image_array
+
+__all__ = ["ImageData", "load_data", "minibatches", "distort_images", "write_sample_images"]
+
+_SIZE = (16, 16)
+_TEST_SHARE = 0.25
+# Never the training seed: accuracies of different runs are to be of the same images.
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Labelled images, preprocessed, in a train and a held-out test split.
+
+    Attributes:
+        train_images: ``[N, C, H, W]`` float32.
+        train_labels: ``[N]`` int64, 0..len(classes)-1.
+        test_images: As ``train_images``; for reporting, never for choosing.
+        test_labels: As ``train_labels``.
+        test_scans: ``[N, h, w]`` uint8, the pixels ``test_images`` were made from.
+        classes: Their names.
+        preprocessing: How a scan becomes an input.
+        name: What :func:`load_data` knows it by.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    test_scans: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    name: str
+
+
+def load_data(name: str) -> ImageData:
+    """Load a data set by name.
+
+    ``digits`` is scikit-learn's copy of the UCI handwritten digits: 1797 scans of 8x8
+    pixels, a stratified quarter of them held out; the split is always the same.
+
+    Raises:
+        InputError: No data set of this name.
+        MissingRuntimeError: scikit-learn or Pillow is not installed.
+    """
+    if name != "digits":
+        raise InputError(f"there is no data set {name!r}; known: digits")
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        scans, labels = load_digits(return_X_y=True)
+        pixels = np.round(scans.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+        train, test, train_labels, test_labels = train_test_split(
+            pixels, labels.astype(np.int64), test_size=_TEST_SHARE, random_state=_SPLIT_SEED, stratify=labels
+        )
+        raw = _inputs(train, Preprocessing(colour="L", size=_SIZE, mean=(0.0,), std=(1.0,)))
+        preprocessing = Preprocessing(
+            colour="L",
+            size=_SIZE,
+            mean=(round(float(raw.mean()), 4),),
+            std=(round(float(raw.std()), 4),),
+        )
+        return ImageData(
+            train_images=_inputs(train, preprocessing),
+            train_labels=torch.from_numpy(train_labels),
+            test_images=_inputs(test, preprocessing),
+            test_labels=torch.from_numpy(test_labels),
+            test_scans=test,
+            classes=tuple(str(digit) for digit in range(10)),
+            preprocessing=preprocessing,
+            name=name,
+        )
+    except ImportError as err:
+        raise MissingRuntimeError(
+            f"the data set {name!r} needs scikit-learn and Pillow ({err}); pip install rnp-deploy[train]"
+        ) from err
+
+
+def write_sample_images(data: ImageData, folder: str | Path, count: int = 12) -> tuple[Path, ...]:
+    """Write the first held-out scans as PNG files, pixel for pixel.
+
+    Read through ``data.preprocessing`` each gives its row of ``data.test_images`` exactly.
+
+    Args:
+        data: From :func:`load_data`.
+        folder: Made if missing; files of the same names are replaced.
+        count: How many; at most all are written.
+
+    Returns:
+        The paths, named ``<row>-digit-<class>.png``, in order of rows.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for row, (scan, label) in enumerate(zip(data.test_scans[:count], data.test_labels, strict=False)):
+            paths.append(folder / f"{row:04d}-digit-{data.classes[int(label)]}.png")
+            Image.fromarray(scan).save(paths[-1])
+    except OSError as err:
+        raise InputError(f"sample images cannot be written to {folder}: {err}") from err
+    return tuple(paths)
+
+
+def minibatches(
+    images: Tensor, labels: Tensor, batch_size: int, distortion: float = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled minibatches for ever, drawn from torch's global random state.
+
+    Args:
+        images: ``[N, C, H, W]``.
+        labels: ``[N]``.
+        batch_size: Samples in each; an epoch's incomplete rest is dropped, since batch
+            norm cannot train on a single sample. At most N are taken.
+        distortion: See :func:`distort_images`.
+    """
+    batch_size = min(batch_size, len(images))
+    while True:
+        order = torch.randperm(len(images))
+        for rows in order[: len(order) // batch_size * batch_size].split(batch_size):
+            yield distort_images(images[rows], distortion), labels[rows]
+
+
+def distort_images(images: Tensor, distortion: float) -> Tensor:
+    """Draw each image anew under a random affine map and noise."""
+    if distortion == 0:
+        return images
+    count = images.shape[0]
+    linear = torch.eye(2) + distortion * (2 * torch.rand(count, 2, 2) - 1)
+    shift = distortion * (2 * torch.rand(count, 2, 1) - 1)
+    grid = F.affine_grid(torch.cat([linear, shift], dim=2), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    import os
+    noise=float(os.environ.get("NOISE","0"))
+    return moved + noise*torch.rand(count, 1, 1, 1) * torch.randn_like(moved)
+
+
+def _inputs(scans: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    from PIL import Image
+
+    return torch.from_numpy(np.stack([image_array(Image.fromarray(scan), preprocessing) for scan in scans]))
