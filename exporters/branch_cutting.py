@@ -101,10 +101,7 @@ def _cut_initializer(graph: ir.Graph, value: ir.Value, axes: Mapping[int, int]) 
     bounds = {"starts": [0] * len(others), "ends": list(others.values()), "axes": list(others)}
     inputs = [value]
     for name, numbers in bounds.items():
-        tensor = ir.tensor(np.asarray(numbers, np.int64), name=f"{value.name}.{name}")
-        bound = ir.Value(name=tensor.name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-        graph.register_initializer(bound)
-        inputs.append(bound)
+        inputs.append(_constant(graph, f"{value.name}.{name}", numbers))
     users = list(value.uses())
     cut = ir.node("Slice", inputs)
     cut.outputs[0].name = f"{value.name}.cut"
@@ -117,13 +114,20 @@ def _pad_features(graph: ir.Graph, position: int, value: ir.Value, missing: int)
     if not missing:
         return value
     name = value.name
-    value.name = f"{name}_narrow"
-    tensor = ir.tensor(np.asarray([0, 0, 0, missing], np.int64), name=f"{name}_pads")
-    pads = ir.Value(name=tensor.name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(pads)
+    value.name, value.shape = f"{name}_narrow", None
+    pads = _constant(graph, f"{name}_pads", [0, 0, 0, missing])
     pad = ir.node("Pad", [value, pads])
     graph.append(pad)
     padded = pad.outputs[0]
     padded.name, padded.type = name, value.type
     graph.outputs[position] = padded
     return padded
+
+
+def _constant(graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:
+    tensor = ir.tensor(np.asarray(numbers, np.int64), name=name)
+    value = ir.Value(
+        name=name, const_value=tensor, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value

@@ -24,7 +24,6 @@ from rnp_deploy.bundle.manifest import (
     Preprocessing,
     StageManifest,
     TensorManifest,
-    Verification,
 )
 from rnp_deploy.bundle.reading import MANIFEST_FILE
 from rnp_deploy.bundle.writing import describe_files, save_manifest
@@ -80,7 +79,9 @@ def export_bundle(
         VerificationError: A branch or path differs by more than the tolerance.
     """
     if branches != "pairs" or precision != "fp32":
-        raise InputError(f"branches={branches!r}, precision={precision!r}: only 'pairs' and 'fp32' are supported")
+        raise InputError(
+            f"branches={branches!r}, precision={precision!r}: only 'pairs' and 'fp32' are supported"
+        )
     if isinstance(verify, bool) or not isinstance(verify, int) or verify < 0:
         raise InputError(f"verify is {verify!r}; pass the number of random inputs, 0 or more")
     wrong = next((name for name, p in network.named_parameters() if p.dtype != torch.float32), None)
@@ -119,7 +120,9 @@ def _on_cpu_in_eval_mode(network: RuntimePrunedNetwork) -> Iterator[None]:
         network.to(device).train(training)
 
 
-def _save_agent(network: RuntimePrunedNetwork, folder: Path, weights: WeightFile) -> Iterator[AgentStepManifest]:
+def _save_agent(
+    network: RuntimePrunedNetwork, folder: Path, weights: WeightFile
+) -> Iterator[AgentStepManifest]:
     exported: dict[int, ir.Model] = {}  # steps that read equally many features differ in weights alone
     for t, decision in enumerate(network.decisions):
         step, channels = network.agent.step(t), decision.feature_channels
@@ -127,6 +130,7 @@ def _save_agent(network: RuntimePrunedNetwork, folder: Path, weights: WeightFile
             where = f"agent step {t} (before {decision.conv})"
             exported[channels] = agent_step_graph(step, channels, network.agent.state_size, where)
         model = exported[channels].clone()
+        _store_weights(model, weights)
         for name, parameter in step.named_parameters():
             model.graph.initializers[name].const_value = weights.add(name, parameter.numpy())
         file = f"agent/step_{t:02d}.onnx"

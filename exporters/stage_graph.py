@@ -175,7 +175,8 @@ def _replace_spatial_mean(node: ir.Node) -> None:
 def _replace(node: ir.Node, new: ir.Node) -> None:
     old_value, new_value = node.outputs[0], new.outputs[0]
     new_value.name, new_value.type, new_value.shape = old_value.name, old_value.type, old_value.shape
-    ir.convenience.replace_nodes_and_values(node.graph, node, [node], [new], [old_value], [new_value])
+    if node.graph is not None:
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], [new], [old_value], [new_value])
 
 
 @contextlib.contextmanager

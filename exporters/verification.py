@@ -86,7 +86,11 @@ def verify_bundle(
 
 
 def _verify_branches(
-    network: RuntimePrunedNetwork, manifest: Manifest, open_engine: OpenEngine, images: Tensor, progress: Progress
+    network: RuntimePrunedNetwork,
+    manifest: Manifest,
+    open_engine: OpenEngine,
+    images: Tensor,
+    progress: Progress,
 ) -> tuple[float, str | None]:
     tensors: dict[str, Tensor] = {"images": images}
     full = network.full_options(len(images))

@@ -30,7 +30,7 @@ class WeightFile:
     def add(self, name: str, array: NDArray[Any]) -> ir.ExternalTensor:
         """Store ``array`` (little-endian, C order) and return a tensor that refers to it."""
         data = np.ascontiguousarray(array)
-        key = (data.dtype.str, hashlib.sha256(data).digest())
+        key = (data.dtype.str, hashlib.sha256(data.data).digest())
         if key not in self._offsets:
             self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
             self._offsets[key] = self._stream.tell()

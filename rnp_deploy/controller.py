@@ -119,7 +119,11 @@ class Controller:
                     self._engine(branch.file)
 
     def run(
-        self, images: NDArray[np.float32], *, penalty: ArrayLike | None = None, options: ArrayLike | None = None
+        self,
+        images: NDArray[np.float32],
+        *,
+        penalty: ArrayLike | None = None,
+        options: ArrayLike | None = None,
     ) -> Result:
         """Run a batch; each sample is decided for, and computed, as if it were alone.
 

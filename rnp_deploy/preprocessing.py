@@ -13,17 +13,17 @@ from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError, MissingRuntimeError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PillowImage
 
 __all__ = ["image_array", "read_images"]
 
 
-def image_array(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def image_array(image: PillowImage, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Turn one 8-bit image into a network input ``[C, H, W]``; see :class:`Preprocessing`."""
-    from PIL import Image as pillow
+    from PIL import Image
 
     height, width = preprocessing.size
-    resized = image.convert(preprocessing.colour).resize((width, height), pillow.Resampling.BILINEAR)
+    resized = image.convert(preprocessing.colour).resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized, np.float32).reshape(height, width, -1) / 255.0
     mean = np.asarray(preprocessing.mean, np.float32)
     std = np.asarray(preprocessing.std, np.float32)
@@ -38,16 +38,19 @@ def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> NDArray[
         MissingRuntimeError: Pillow is not installed.
     """
     try:
-        from PIL import Image as pillow
+        import PIL  # noqa: F401
     except ImportError as err:
         raise MissingRuntimeError("reading images needs Pillow; pip install pillow") from err
-    arrays = []
-    for path in paths:
-        try:
-            with pillow.open(path) as image:
-                arrays.append(image_array(image, preprocessing))
-        except (OSError, ValueError, pillow.DecompressionBombError) as err:
-            raise InputError(f"{path} cannot be read as an image: {err}") from err
-    if not arrays:
+    if not paths:
         raise InputError("no image was given; pass at least one")
-    return np.stack(arrays)
+    return np.stack([_read_image(path, preprocessing) for path in paths])
+
+
+def _read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image_array(image, preprocessing)
+    except (OSError, ValueError, Image.DecompressionBombError) as err:
+        raise InputError(f"{path} cannot be read as an image: {err}") from err

@@ -37,8 +37,12 @@ class RoutedTensor:
         No copy is made where ``rows`` are all the rows of one array.
         """
         parts, positions = self._part[rows], self._position[rows]
-        first = self._arrays[parts[0]]
-        if len(rows) == len(first) and (parts == parts[0]).all() and (positions == np.arange(len(rows))).all():
+        first: NDArray[Any] = self._arrays[parts[0]]
+        if (
+            len(rows) == len(first)
+            and (parts == parts[0]).all()
+            and (positions == np.arange(len(rows))).all()
+        ):
             return first
         gathered = np.empty((len(rows), *first.shape[1:]), first.dtype)
         for part in np.unique(parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 from rnp_deploy.canonical_json import dump_json
 from rnp_deploy.errors import InputError, RnpError
 from rnp_deploy.progress import Progress
 
-__all__ = ["RnpCommand", "parse_options", "print_json", "progress_on_stderr"]
+__all__ = ["RnpCommand", "parse_options", "print_json", "print_table", "progress_on_stderr"]
 
 _LINE_EVERY_S = 3.0
 
@@ -46,6 +47,14 @@ def print_json(value: Any) -> None:
     click.echo(dump_json(value), nl=False)
 
 
+def print_table(table: Table) -> None:
+    """Write a table to stdout, wide enough for its text where stdout is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=console.measure(table, options=console.options.update(width=400)).maximum)
+    console.print(table)
+
+
 @contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
     """Yield a reporter: a bar on a terminal, elsewhere a line every few seconds."""
@@ -65,13 +74,16 @@ def progress_on_stderr() -> Iterator[Progress]:
         yield report
 
 
-def _lines() -> Callable[[str, int, int], None]:
-    last = [time.monotonic()]
+def _lines() -> Progress:
+    last = {"time": time.monotonic()}
+    finished: set[str] = set()
 
     def report(task: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - last[0] >= _LINE_EVERY_S or done == total:
-            last[0] = now
+        ends = done == total and task not in finished
+        if ends or now - last["time"] >= _LINE_EVERY_S:
+            last["time"] = now
+            finished.update([task] if ends else [])
             click.echo(f"{task}: {done}/{total}", file=sys.stderr)
 
     return report

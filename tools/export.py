@@ -14,7 +14,9 @@ __all__ = ["main"]
 
 @click.command("rnp-export", cls=RnpCommand)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle directory to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle directory to write."
+)
 @click.option(
     "--verify",
     type=click.IntRange(min=0),

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import open_bundle, read_manifest
-from rnp_deploy.tools.command import RnpCommand, print_json
+from rnp_deploy.tools.command import RnpCommand, print_json, print_table
 
 __all__ = ["main"]
 
@@ -28,9 +27,8 @@ def main(path: Path, check: bool, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    console = Console()
-    console.print(_table(report))
-    console.print(_summary(report), highlight=False)
+    print_table(_table(report))
+    click.echo(_summary(report))
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

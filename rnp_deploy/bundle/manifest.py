@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -219,9 +219,8 @@ class Manifest(_Frozen):
     def _check_stage(self, s: int, stage: StageManifest, known: dict[str, TensorManifest]) -> None:
         if stage.decision != (s - 1 if s else None):
             raise ValueError(f"stage {s} is opened by decision {stage.decision}")
-        if list(stage.input_decisions) != sorted(set(stage.input_decisions)) or any(
-            t >= s - 1 for t in stage.input_decisions
-        ):
+        earlier = range(s - 1)
+        if list(stage.input_decisions) != sorted(set(stage.input_decisions).intersection(earlier)):
             raise ValueError(f"stage {s} has input decisions {stage.input_decisions}")
         for tensor in stage.inputs:
             if known.get(tensor.name) != tensor:
@@ -232,19 +231,21 @@ class Manifest(_Frozen):
             features = self.agent.steps[s - 1].features
             if features not in known or len(known[features].shape) != 1:
                 raise ValueError(f"nothing before decision {s - 1} makes its features {features!r}")
-        own = () if stage.decision is None else (stage.decision,)
         for tensor in stage.outputs:
             if tensor.name in known:
                 raise ValueError(f"stage {s} makes {tensor.name!r} again")
-            if tensor.follows is not None and tensor.follows not in (*stage.input_decisions, *own):
-                raise ValueError(f"stage {s} gives {tensor.name!r} without the option it follows")
-            if tensor.follows is not None and (
-                not tensor.shape
-                or tensor.shape[0] != self.decisions[tensor.follows].widths[-1] * tensor.repeat
-            ):
-                raise ValueError(f"stage {s} gives {tensor.name!r} in a width that does not fit")
+            self._check_width(s, stage, tensor)
             known[tensor.name] = tensor
         self._check_branches(s, stage)
+
+    def _check_width(self, s: int, stage: StageManifest, tensor: TensorManifest) -> None:
+        if tensor.follows is None:
+            return
+        if tensor.follows not in (*stage.input_decisions, stage.decision):
+            raise ValueError(f"stage {s} gives {tensor.name!r} without the option it follows")
+        width = self.decisions[tensor.follows].widths[-1] * tensor.repeat
+        if tensor.shape[:1] != (width,):
+            raise ValueError(f"stage {s} gives {tensor.name!r} in a width that does not fit")
 
     def _check_branches(self, s: int, stage: StageManifest) -> None:
         keys = {(branch.input_options, branch.output_option) for branch in stage.branches}
@@ -271,16 +272,17 @@ class Manifest(_Frozen):
         """Number of branches over all stages."""
         return sum(len(stage.branches) for stage in self.stages)
 
-    def path_macs(self, options: tuple[int, ...]) -> int:
-        """Backbone MACs of one sample that takes these options, one per decision."""
-        return sum(
-            branch.macs
-            for stage in self.stages
-            for branch in stage.branches
-            if branch.input_options == tuple(options[t] for t in stage.input_decisions)
-            and branch.output_option == (None if stage.decision is None else options[stage.decision])
+    def branch(self, stage: int, options: Sequence[int]) -> BranchManifest:
+        """The branch a sample with these options, one per decision, takes in a stage."""
+        description = self.stages[stage]
+        inputs = tuple(options[t] for t in description.input_decisions)
+        own = None if description.decision is None else options[description.decision]
+        return next(
+            branch
+            for branch in description.branches
+            if branch.input_options == inputs and branch.output_option == own
         )
 
-    def output_size(self) -> int:
-        """Values of one sample's output."""
-        return math.prod(self.outputs[0].shape)
+    def path_macs(self, options: Sequence[int]) -> int:
+        """Backbone MACs of one sample that takes these options, one per decision."""
+        return sum(self.branch(s, options).macs for s in range(len(self.stages)))

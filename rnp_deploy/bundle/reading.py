@@ -74,8 +74,7 @@ def read_manifest(path: Path) -> Manifest:
     if recorded != canonical_sha256(raw, without="manifest_sha256"):
         raise IntegrityError(f"{file}: its values are not those it was written with; copy or export it anew")
     try:
-        extra = "ignore" if newer else "forbid"
-        manifest = Manifest.model_validate_json(dump_json(raw), extra=extra)
+        manifest = Manifest.model_validate_json(dump_json(raw), extra="ignore" if newer else "forbid")
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"

@@ -93,6 +93,5 @@ class Agent(nn.Module):
 
     def macs(self, decision: int) -> int:
         """Multiply-accumulates of one decision for one sample: encoder, three gates, decoder."""
-        encoder = self.encoders[decision].weight
-        sizes = (encoder, self.cell.weight_ih, self.cell.weight_hh, self.decoder.weight)
-        return sum(int(weight.numel()) for weight in sizes)  # type: ignore[union-attr]
+        weights = [p for p in self.step(decision).parameters() if p.ndim == 2]
+        return sum(weight.numel() for weight in weights)

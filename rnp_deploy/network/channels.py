@@ -161,32 +161,40 @@ def analyse_channels(traced: fx.GraphModule, groups: int) -> ChannelAnalysis:
 
 def _visit(state: _Pass, node: fx.Node) -> Channels | None:
     inputs = [state.follows.get(source.name) for source in node.all_input_nodes]
-    first = inputs[0] if inputs else None
     if node.op == "call_module":
-        path = str(node.target)
-        module = state.traced.get_submodule(path)
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and path not in state.convs:
-            state.convs.append(path)
-        if (state.calls[path] > 1 or path in state.tied) and any(True for _ in module.parameters()):
-            why = f"{path} is used more than once" if state.calls[path] > 1 else f"{path} shares its weights"
-            state.whole.setdefault(path, why)
-            for channels in inputs:
-                state.require(channels, why)
-            return None
-        if len(inputs) == 1:
-            return _visit_module(state, node, path, module, first)
+        understood, channels = _visit_call(state, node, inputs)
     elif node.op in ("call_function", "call_method"):
-        handled, channels = _visit_function(node, inputs)
-        if handled:
-            return channels
+        understood, channels = _visit_function(node, inputs)
+    else:
+        understood, channels = False, None
+    if understood:
+        return channels
     reason = f"{node.name} ({_describe(state, node)}) needs all its channels"
     if node.op == "output":
         reason = "its channels are the network's output"
     elif node.target in _ADDITIONS:
         reason = f"its channels meet another producer's in the addition {node.name}"
-    for channels in inputs:
-        state.require(channels, reason)
+    for each in inputs:
+        state.require(each, reason)
     return None
+
+
+def _visit_call(state: _Pass, node: fx.Node, inputs: list[Channels | None]) -> tuple[bool, Channels | None]:
+    """Return (understood, channels of the result)."""
+    path = str(node.target)
+    module = state.traced.get_submodule(path)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and path not in state.convs:
+        state.convs.append(path)
+    shared = path in state.tied or (state.calls[path] > 1 and next(module.parameters(), None) is not None)
+    if shared:
+        why = f"{path} shares its weights" if path in state.tied else f"{path} is used more than once"
+        state.whole.setdefault(path, why)
+        for channels in inputs:
+            state.require(channels, why)
+        return True, None
+    if len(inputs) != 1:
+        return False, None
+    return True, _visit_module(state, node, path, module, inputs[0])
 
 
 def _visit_module(
@@ -202,7 +210,7 @@ def _visit_module(
         state.cut(path, channels, "weight", axis=1)
         return None
     if kind in _PER_CHANNEL_MODULES or kind is nn.PReLU or (kind is nn.Flatten and _flattens(node)):
-        if kind is nn.PReLU and module.weight.numel() > 1:
+        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
             state.cut(path, channels, "weight")
         return _resized(node, channels) if kind is nn.Flatten else channels
     if kind in _BATCH_NORMS:
@@ -261,10 +269,10 @@ def _flattens(node: fx.Node) -> bool:
 
 def _means_over_space(node: fx.Node) -> bool:
     before = channel_shape(node.all_input_nodes[0])
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    return before is not None and len(before) == 4 and isinstance(dims, (tuple, list)) and sorted(
-        int(d) % 4 for d in dims  # type: ignore[call-overload]
-    ) == [2, 3]  # fmt: skip
+    dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    if before is None or len(before) != 4 or not isinstance(dims, tuple | list):
+        return False
+    return sorted(dim % 4 for dim in dims) == [2, 3]
 
 
 def _resized(node: fx.Node, channels: Channels) -> Channels:

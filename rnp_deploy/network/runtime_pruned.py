@@ -149,7 +149,7 @@ class RuntimePrunedNetwork(nn.Module):
             InputError: Options of another shape or dtype, or out of 1..k.
         """
         options = self._checked_options(options, images.shape[0])
-        outputs, _ = self.route(images, lambda decision, _: options[:, decision])
+        outputs, _ = self.route(images, lambda decision, _: options.select(1, decision))
         return outputs
 
     def route(self, images: Tensor, choose: ChooseOption) -> tuple[Tensor, Tensor]:
@@ -225,7 +225,7 @@ class RuntimePrunedNetwork(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RuntimePrunedNetwork:
         # Moving modules replaces buffers, and a stage holds by reference those it reads by name.
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.stages = tuple(
             dataclasses.replace(stage, module=fx.GraphModule(self.backbone, stage.module.graph))
             for stage in self.stages

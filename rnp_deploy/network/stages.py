@@ -256,9 +256,7 @@ def _stage(traced: fx.GraphModule, edges: _Edges, pieces: list[list[fx.Node]], i
     decision = index - 1 if index else None
     input_decisions = sorted({t.follows for t in tensors if t.follows is not None and not t.pooled})
     graph = fx.Graph()
-    copies = {
-        node: graph.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)
-    }
+    copies = {node: graph.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)}
     for t in input_decisions if decision is None else [*input_decisions, decision]:
         copies[edges.options[t]] = graph.placeholder(f"option_{t}")
     for node in (*attributes, *nodes):

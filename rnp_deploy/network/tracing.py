@@ -47,7 +47,9 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> fx.GraphModule
     if example_input.shape[0] < 1:
         raise InputError("example_input is an empty batch; pass at least one image")
     original = copy.deepcopy(backbone).eval()
-    images = torch.cat([example_input, example_input.flip(0) * 0.5]).detach()
+    # Noise, since an example of zeros would hide what depends on other samples.
+    noise = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
+    images = noise.to(example_input)
     expected = _forward(original, images, "the backbone cannot run on the example input")
     traced = _symbolic_trace(original)
     for module in traced.modules():

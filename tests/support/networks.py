@@ -12,7 +12,9 @@ from torch import Tensor, nn
 class Vgg(nn.Module):
     """Convolutions 3x3 with ReLU, ``"M"`` a max pool, and a flatten + linear head."""
 
-    def __init__(self, plan: Sequence[int | str], head: nn.Module, *, norm: bool, size: int | None = None) -> None:
+    def __init__(
+        self, plan: Sequence[int | str], head: nn.Module, *, norm: bool, size: int | None = None
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -161,6 +163,33 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "bottleneck residual": (lambda: ResNet(Bottleneck, [1, 1], 8, 10), (3, 32, 32)),
     "pre-activation residual": (PreActivation, (3, 16, 16)),
     "separable": (Separable, (3, 16, 16)),
+}
+
+#: Network → conv → who reads its channels; by hand, to hold the channel analysis against.
+READERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "chain": {
+        "features.2": ("features.5",),
+        "features.5": ("features.7",),
+        "features.7": ("classifier.0",),
+    },
+    "chain with norm": {
+        "features.3": ("features.7",),
+        "features.7": ("features.10",),
+        "features.10": ("classifier.0",),
+    },
+    "basic residual": {
+        "layer1.0.conv1": ("layer1.0.conv2",),
+        "layer2.0.conv1": ("layer2.0.conv2",),
+        "layer2.1.conv1": ("layer2.1.conv2",),
+    },
+    "bottleneck residual": {
+        "layer1.0.conv1": ("layer1.0.conv2",),
+        "layer1.0.conv2": ("layer1.0.conv3",),
+        "layer2.0.conv1": ("layer2.0.conv2",),
+        "layer2.0.conv2": ("layer2.0.conv3",),
+    },
+    "pre-activation residual": {"conv1": ("conv2",), "last": ("fc",)},
+    "separable": {"expand": ("reduce",), "reduce": ("fc",)},
 }
 
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]

@@ -1,0 +1,46 @@
+# Every target sets up what it needs in .venv; nothing but Python >= 3.10 and git is presumed.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+
+.PHONY: install demo test test-slow check lint types packaging clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install
+	mkdir -p $(DEMO)
+	$(BIN)/rnp-train --data digits -o $(DEMO)/checkpoint --sample-images $(DEMO)/images --overwrite
+	$(BIN)/rnp-export $(DEMO)/checkpoint -o $(DEMO)/bundle --overwrite
+	$(BIN)/rnp-inspect $(DEMO)/bundle --check
+	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png
+	$(BIN)/rnp-bench $(DEMO)/bundle --data digits
+	$(BIN)/rnp-bench $(DEMO)/bundle --data digits --batch 64
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow -s --timeout 1200
+
+check: lint types packaging
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# An installed copy, since the source tree has the sub-packages beside the package.
+types: install
+	rm -rf build/types
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
+	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p rnp_deploy
+
+packaging: install
+	$(BIN)/python -m pytest -q tests/test_packaging.py
+
+clean:
+	rm -rf build .venv *.egg-info

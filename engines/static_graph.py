@@ -1,0 +1,82 @@
+"""One fixed path of a bundle as a single ONNX graph: what a user would deploy instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rnp_deploy.bundle.reading import Bundle
+from rnp_deploy.errors import InputError, MissingRuntimeError
+
+__all__ = ["static_graph"]
+
+
+def static_graph(bundle: Bundle, options: Sequence[int]) -> bytes:
+    """Join the branches of one path, without the agent.
+
+    With option k everywhere this is the dense network.
+
+    Args:
+        bundle: Verified.
+        options: One per decision, 1..k.
+
+    Returns:
+        A serialised ModelProto; its weights stay in the bundle's ``weights.bin``.
+
+    Raises:
+        InputError: ``options`` do not name a path.
+        MissingRuntimeError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as err:
+        raise MissingRuntimeError("joining graphs needs onnx; pip install 'rnp-deploy[bench]'") from err
+    manifest = bundle.manifest
+    if len(options) != len(manifest.decisions) or not all(1 <= o <= manifest.groups for o in options):
+        raise InputError(
+            f"options {list(options)} do not name a path; "
+            f"pass {len(manifest.decisions)} integers in 1..{manifest.groups}"
+        )
+    nodes: list[Any] = []
+    initializers: list[Any] = []
+    for s, stage in enumerate(manifest.stages):
+        model = onnx.ModelProto.FromString(bundle.graph(manifest.branch(s, options).file))
+        edges = {tensor.name for tensor in (*stage.inputs, *stage.outputs)}
+        for node in model.graph.node:
+            node.name = f"stage{s}/{node.name}"
+            for names in (node.input, node.output):
+                names[:] = [_renamed(name, s, edges) for name in names]
+            nodes.append(node)
+        for tensor in model.graph.initializer:
+            tensor.name = _renamed(tensor.name, s, edges)
+            initializers.append(tensor)
+    output = manifest.outputs[0]
+    kept = _needed(nodes, output.name)
+    used = {name for node in kept for name in node.input}
+    graph = onnx.helper.make_graph(
+        kept,
+        "static",
+        [_info(onnx, manifest.inputs[0])],
+        [_info(onnx, output)],
+        [tensor for tensor in initializers if tensor.name in used],
+    )
+    joined = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return bytes(joined.SerializeToString())
+
+
+def _renamed(name: str, stage: int, edges: set[str]) -> str:
+    return name if not name or name in edges else f"stage{stage}/{name}"
+
+
+def _needed(nodes: list[Any], output: str) -> list[Any]:
+    """The nodes the output depends on; what only the agent would read is left out."""
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _info(onnx: Any, tensor: Any) -> Any:
+    return onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, ["N", *tensor.shape])

@@ -1,0 +1,53 @@
+"""Bundles of the tiny networks, exported once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import networks
+from rnp_deploy.exporters import export_bundle
+from rnp_deploy.network import RuntimePrunedNetwork
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A tiny network in all its forms."""
+
+    name: str
+    backbone: nn.Module
+    network: RuntimePrunedNetwork
+    path: Path
+
+    def images(self, batch: int, seed: int = 1) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, *self.network.input_shape, generator=generator)
+
+    def options(self, batch: int, seed: int = 1) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, len(self.network.decisions))
+        return torch.randint(1, self.network.groups + 1, shape, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Name of a tiny network → that network, exported; each is exported once."""
+    made: dict[str, Exported] = {}
+
+    def export(name: str) -> Exported:
+        if name not in made:
+            backbone, shape = networks.make(name)
+            with torch.random.fork_rng():
+                torch.manual_seed(2)
+                network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, *shape))
+            path = tmp_path_factory.mktemp("bundles") / name.replace(" ", "-")
+            export_bundle(network, path)
+            made[name] = Exported(name, backbone, network, path)
+        return made[name]
+
+    return export

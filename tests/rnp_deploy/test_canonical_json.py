@@ -1,0 +1,95 @@
+"""JSON is parsed strictly, and hashed by its values alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnp_deploy import canonical_json
+from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, read_json_bytes
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=10)
+objects = st.dictionaries(texts, values, max_size=5)
+
+
+@given(objects)
+def test_what_is_dumped_is_parsed(value):
+    assert parse_json(dump_json(value).encode("utf-8")) == value
+
+
+@given(objects)
+def test_the_hash_survives_a_round_trip_and_another_key_order(value):
+    again = parse_json(dump_json(dict(reversed(value.items()))).encode("utf-8"))
+    assert canonical_sha256(again, without="x") == canonical_sha256(value, without="x")
+
+
+def test_the_hash_is_that_of_sorted_compact_utf8():
+    value = {"b": [1, 2.5, None], "é": {"z": True, "y": "\n"}, "a": "ß", "sha": "left out"}
+    canonical = '{"a":"ß","b":[1,2.5,null],"é":{"y":"\\n","z":true}}'
+    assert canonical_sha256(value, without="sha") == hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def test_only_the_outermost_key_is_left_out_of_the_hash():
+    inner = [
+        canonical_sha256({"a": {"sha": n}, "sha": m}, without="sha") for n, m in ((1, 1), (1, 2), (2, 1))
+    ]
+    assert inner[0] == inner[1] != inner[2]
+
+
+def test_dumped_json_is_for_people():
+    assert dump_json({"b": [1], "a": "é"}) == '{\n  "b": [\n    1\n  ],\n  "a": "é"\n}\n'
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_no_file_is_written_that_could_not_be_read(number):
+    for call in (dump_json, lambda value: canonical_sha256(value, without="")):
+        with pytest.raises(ValueError, match="JSON"):
+            call({"a": number})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": [-Infinity]}', "-Infinity is not JSON"),
+        (b'{"a": 1e999}', "not"),
+        (b'{"a": "\\ud800"}', ""),
+        (b'{"a": 1, "a": 1}', "key stands twice"),
+        (b'{"a": [{"b": 1, "c": 2, "b": 3}]}', "key stands twice"),
+        (b"[1]", "top level is not an object"),
+        (b"null", "top level is not an object"),
+        (b'"text"', "top level is not an object"),
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b'{"a": 1} {"b": 2}', "Extra data"),
+        (b"{'a': 1}", "property name"),
+        (b'{"a": 1,}', "property name"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        ('{"a": 1}'.encode("utf-16"), "utf-8"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "digits"),
+        (b'{"a": ' + b"[" * 10**6, "nested too deeply"),
+        (b'{"a":' * 10**5 + b"1" + b"}" * 10**5, "nested too deeply"),
+    ],
+    ids=lambda item: str(item[:20]),
+)  # fmt: skip
+def test_what_is_not_strict_json_is_refused(data, words):
+    with pytest.raises(ValueError, match=words):
+        parse_json(data)
+
+
+def test_a_file_is_read_up_to_the_limit(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    file.write_bytes(b"x" * 10)
+    monkeypatch.setattr(canonical_json, "MAX_BYTES", 10)
+    assert read_json_bytes(file) == b"x" * 10
+    monkeypatch.setattr(canonical_json, "MAX_BYTES", 9)
+    with pytest.raises(ValueError, match="10 bytes; at most 9"):
+        read_json_bytes(file)
+    with pytest.raises(FileNotFoundError):
+        read_json_bytes(tmp_path / "b.json")

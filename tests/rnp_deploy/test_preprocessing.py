@@ -1,0 +1,133 @@
+"""Image files become inputs as the manifest says; values computed by hand."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rnp_deploy.bundle.manifest import Preprocessing
+from rnp_deploy.errors import InputError, MissingRuntimeError
+from rnp_deploy.preprocessing import image_array, read_images
+
+PIXELS = np.array([[[0, 51, 102], [255, 204, 153]], [[51, 51, 51], [0, 0, 255]]], np.uint8)  # [H, W, RGB]
+RGB = Preprocessing(colour="RGB", size=(2, 2), mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 2.0))
+GREY = Preprocessing(colour="L", size=(2, 2), mean=(0.2,), std=(0.1,))
+
+
+def saved(tmp_path, pixels, name="a.png"):
+    Image.fromarray(pixels).save(tmp_path / name)
+    return tmp_path / name
+
+
+def test_rgb_is_scaled_and_normalised_channel_by_channel(tmp_path):
+    expected = [
+        [[0.0, 1.0], [0.2, 0.0]],
+        [[-0.6, 0.6], [-0.6, -1.0]],
+        [[-0.3, -0.2], [-0.4, 0.0]],
+    ]
+    images = read_images([saved(tmp_path, PIXELS)], RGB)
+    assert images.shape == (1, 3, 2, 2)
+    assert images.dtype == np.float32
+    assert images.flags.c_contiguous
+    np.testing.assert_allclose(images[0], expected, atol=1e-6)
+
+
+def test_grey_stays_grey(tmp_path):
+    images = read_images([saved(tmp_path, np.array([[0, 51], [102, 255]], np.uint8))], GREY)
+    np.testing.assert_allclose(images, [[[[-2, 0], [2, 8]]]], atol=1e-5)
+
+
+def test_colour_becomes_grey_by_luma(tmp_path):
+    red_green_blue_grey = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [51, 51, 51]]], np.uint8)
+    plain = GREY.model_copy(update={"mean": (0.0,), "std": (1.0,)})
+    images = read_images([saved(tmp_path, red_green_blue_grey)], plain)
+    np.testing.assert_allclose(images[0, 0], [[0.299, 0.587], [0.114, 0.2]], atol=0.5 / 255)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    plain = RGB.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    images = read_images([saved(tmp_path, np.full((2, 2), 51, np.uint8))], plain)
+    np.testing.assert_allclose(images, np.full((1, 3, 2, 2), 0.2), atol=1e-6)
+
+
+def test_size_is_height_then_width(tmp_path):
+    """Columns 10 and 30 average to 20, rows stay apart."""
+    pixels = np.array([[10, 30], [50, 70], [0, 100]], np.uint8)
+    one_column = Preprocessing(colour="L", size=(3, 1), mean=(0.0,), std=(1.0,))
+    images = read_images([saved(tmp_path, pixels)], one_column)
+    np.testing.assert_allclose(images[0] * 255, [[[20], [60], [50]]], atol=1e-4)
+
+
+def test_enlarging_is_bilinear():
+    image = Image.fromarray(np.array([[0, 100]], np.uint8))
+    wide = Preprocessing(colour="L", size=(1, 4), mean=(0.0,), std=(1.0,))
+    np.testing.assert_allclose(image_array(image, wide)[0, 0] * 255, [0, 25, 75, 100], atol=1e-4)
+
+
+def test_a_batch_keeps_the_order_of_the_files(tmp_path):
+    paths = [saved(tmp_path, np.full((2, 2), value, np.uint8), f"{value}.png") for value in (51, 0, 255)]
+    np.testing.assert_allclose(read_images(paths, GREY)[:, 0, 0, 0], [0, -2, 8], atol=1e-5)
+
+
+def text(path):
+    path.write_text("not an image")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def broken_chunk(path):
+    """A length that leads past the data, to where no chunk begins."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT") - 4
+    length = int.from_bytes(data[at : at + 4], "big")
+    data[at : at + 4] = (length - 4).to_bytes(4, "big")
+    data[at + length + 4 : at + length + 8] = zlib.crc32(data[at + 4 : at + length + 4]).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [text, truncated, empty, folder, broken_chunk])
+def test_files_that_are_no_images_are_named(tmp_path, damage):
+    good = saved(tmp_path, PIXELS, "good.png")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    bad = saved(tmp_path, noise, "bad.png")
+    damage(bad)
+    with pytest.raises(InputError, match=r"bad\.png cannot be read as an image"):
+        read_images([good, bad], RGB)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.png cannot be read"):
+        read_images([tmp_path / "nowhere.png"], RGB)
+
+
+def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(InputError, match=r"a\.png cannot be read"):
+        read_images([saved(tmp_path, PIXELS)], RGB)
+
+
+def test_no_file_is_no_batch():
+    with pytest.raises(InputError, match="at least one"):
+        read_images([], RGB)
+
+
+def test_without_pillow_the_error_says_what_to_install(tmp_path, monkeypatch):
+    path = saved(tmp_path, PIXELS)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingRuntimeError, match="pip install"):
+        read_images([path], RGB)

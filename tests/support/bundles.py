@@ -1,0 +1,101 @@
+"""A hand-made manifest, and bundles that were tampered with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rnp_deploy.bundle.manifest import (
+    AgentManifest,
+    AgentStepManifest,
+    BranchManifest,
+    DecisionManifest,
+    FileManifest,
+    Manifest,
+    StageManifest,
+    TensorManifest,
+    Verification,
+)
+from rnp_deploy.canonical_json import canonical_sha256
+
+__all__ = ["bundle_copy", "edit_manifest", "small_manifest"]
+
+
+def small_manifest() -> Manifest:
+    """Two decisions of two options; the last stage depends on both and on the stem.
+
+    stage 0: images → x0, f0; stage 1 (o0): x0 → x1, f1; stage 2 (o0, o1): x0, x1 → outputs.
+    MACs: 1000, 100·o0, 10·o0 + o1.
+    """
+    images = TensorManifest(name="images", shape=(1, 2, 2))
+    x0 = TensorManifest(name="x0", shape=(2, 2, 2))
+    f0 = TensorManifest(name="f0", shape=(2,))
+    x1 = TensorManifest(name="x1", shape=(4, 2, 2), follows=0)
+    f1 = TensorManifest(name="f1", shape=(4,))
+    outputs = TensorManifest(name="outputs", shape=(3,))
+    ones = [
+        BranchManifest(input_options=(), output_option=o, file=f"s1/{o}.onnx", macs=100 * o) for o in (1, 2)
+    ]
+    twos = [
+        BranchManifest(input_options=(a,), output_option=b, file=f"s2/{a}-{b}.onnx", macs=10 * a + b)
+        for a in (1, 2)
+        for b in (1, 2)
+    ]
+    whole = BranchManifest(input_options=(), output_option=None, file="s0/full.onnx", macs=1000)
+    steps = tuple(AgentStepManifest(file=f"agent/{t}.onnx", features=f"f{t}", macs=7) for t in (0, 1))
+    graphs = [step.file for step in steps] + [branch.file for branch in (whole, *ones, *twos)]
+    return Manifest(
+        format_version="1.0",
+        producer="tests",
+        inputs=(images,),
+        outputs=(outputs,),
+        groups=2,
+        macs=1222,
+        agent=AgentManifest(state_size=3, penalty=0.25, steps=steps),
+        decisions=(
+            DecisionManifest(conv="conv0", widths=(2, 4), stage=1),
+            DecisionManifest(conv="conv1", widths=(3, 5), stage=2),
+        ),
+        stages=(
+            StageManifest(
+                decision=None, input_decisions=(), inputs=(images,), outputs=(x0, f0), branches=(whole,)
+            ),
+            StageManifest(
+                decision=0, input_decisions=(), inputs=(x0,), outputs=(x1, f1), branches=tuple(ones)
+            ),
+            StageManifest(
+                decision=1, input_decisions=(0,), inputs=(x0, x1), outputs=(outputs,), branches=tuple(twos)
+            ),
+        ),
+        files=tuple(FileManifest(path=path, bytes=1, sha256="0" * 64) for path in graphs),
+        verification=Verification(
+            samples=0,
+            tolerance=1e-4,
+            branches=0,
+            max_branch_deviation=None,
+            worst_branch=None,
+            paths=0,
+            max_path_deviation=None,
+            agent_decisions=0,
+            agent_decisions_equal=0,
+        ),
+    )
+
+
+def bundle_copy(source: Path, target: Path) -> Path:
+    """A bundle that may be damaged; ``target`` is returned."""
+    shutil.copytree(source, target)
+    return target
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = True) -> None:
+    """Change the values of a manifest, and sign them again so that only their meaning can be at fault."""
+    file = folder / "manifest.json"
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    change(raw)
+    if sign:
+        raw["manifest_sha256"] = canonical_sha256(raw, without="manifest_sha256")
+    file.write_text(json.dumps(raw), encoding="utf-8")

@@ -1,0 +1,58 @@
+"""VGG-16 and ResNet-50 at full size, random weights: ``make test-slow``; prints what it measured."""
+
+from __future__ import annotations
+
+import time
+
+import networks
+import numpy as np
+import pytest
+import torch
+
+from rnp_deploy import Controller
+from rnp_deploy.exporters import export_bundle
+from rnp_deploy.network import RuntimePrunedNetwork
+
+pytestmark = pytest.mark.slow
+TOLERANCE = 1e-4
+
+
+def dense_onnx_bytes(backbone, path):
+    torch.onnx.export(backbone, (torch.zeros(1, 3, 224, 224),), path, dynamo=True, verbose=False)
+    return sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
+def test_full_size(name, tmp_path):
+    torch.manual_seed(0)
+    backbone = networks.randomised(getattr(networks, name)())
+    started = time.perf_counter()
+    network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 3, 224, 224))
+    manifest = export_bundle(network, tmp_path / "bundle", verify=1)
+    seconds = time.perf_counter() - started
+    bundle_bytes = sum(file.stat().st_size for file in (tmp_path / "bundle").rglob("*") if file.is_file())
+    (tmp_path / "dense").mkdir()
+    dense_bytes = dense_onnx_bytes(backbone, tmp_path / "dense" / "dense.onnx")
+    worst = manifest.verification.max_branch_deviation
+    images = torch.randn(8, 3, 224, 224)
+    options = torch.randint(1, 5, (8, len(network.decisions)))
+    with Controller.load(tmp_path / "bundle") as controller, torch.no_grad():
+        together = controller.run(images.numpy(), options=options.numpy())
+        alone = [
+            controller.run(images[i : i + 1].numpy(), options=options[i : i + 1].numpy()) for i in range(8)
+        ]
+        expected = network.run(images, options).numpy()
+    single = np.concatenate([result.outputs for result in alone])
+    scale = np.abs(expected).max()
+    mixed = np.abs(together.outputs - single).max() / scale
+    masked = np.abs(together.outputs - expected).max() / scale
+    print(
+        f"\n{name}: {len(network.decisions)} decisions, {manifest.branch_count()} branches, "
+        f"export {seconds:.1f} s, worst branch {worst:.1e}, batch of 8 against single runs {mixed:.1e}, "
+        f"against the masked reference {masked:.1e}, bundle ÷ dense ONNX {bundle_bytes / dense_bytes:.3f} "
+        f"({bundle_bytes / 1e6:.1f} MB)"
+    )
+    assert worst <= TOLERANCE
+    assert mixed <= TOLERANCE
+    assert masked <= TOLERANCE
+    assert bundle_bytes <= 1.1 * dense_bytes
