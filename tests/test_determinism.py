@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-import networks
 import numpy as np
 import torch
 
+import networks
 from rnp_deploy import Controller
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork

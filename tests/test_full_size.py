@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-import networks
 import numpy as np
 import pytest
 import torch
 
+import networks
 from rnp_deploy import Controller
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import networks
 import numpy as np
 import torch
 
+import networks
 from rnp_deploy import Controller
 from rnp_deploy.bundle.manifest import Calibration, CalibrationPoint, Preprocessing
 from rnp_deploy.exporters import export_bundle

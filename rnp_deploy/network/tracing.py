@@ -27,6 +27,9 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> fx.GraphModule
     ``[N, C, H, W]`` to ``[N, C*H*W]`` becomes ``torch.flatten(x, 1)``, so that no batch
     size or channel count is written into the graph.
 
+    ``F.dropout(x, training=self.training)`` is traced as no dropout; ``nn.Dropout`` still
+    follows ``train()`` and ``eval()``.
+
     Args:
         backbone: The network; left untouched.
         example_input: ``[N, C, H, W]``, floating point. Only its shape and dtype matter.

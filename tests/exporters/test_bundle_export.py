@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
 
+import networks
 from rnp_deploy.bundle import open_bundle
 from rnp_deploy.errors import ExportError, InputError, OutputExistsError, VerificationError
 from rnp_deploy.exporters import bundle_export, export_bundle
@@ -152,7 +152,7 @@ def test_an_operator_onnx_does_not_know_names_the_stage(tmp_path, monkeypatch):
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(torch.onnx, "export", refuse)
-    with pytest.raises(ExportError, match="agent step 0.*no such operator"):
+    with pytest.raises(ExportError, match=r"agent step 0.*no such operator"):
         export_bundle(small_network(), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

@@ -57,8 +57,8 @@ def test_no_file_is_written_that_could_not_be_read(number):
     [
         (b'{"a": NaN}', "NaN is not JSON"),
         (b'{"a": [-Infinity]}', "-Infinity is not JSON"),
-        (b'{"a": 1e999}', "not"),
-        (b'{"a": "\\ud800"}', ""),
+        (b'{"a": 1e999}', "[a-z]"),
+        (b'{"a": "\\ud800"}', "[a-z]"),
         (b'{"a": 1, "a": 1}', "key stands twice"),
         (b'{"a": [{"b": 1, "c": 2, "b": 3}]}', "key stands twice"),
         (b"[1]", "top level is not an object"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -249,10 +250,17 @@ def test_close_waits_for_the_runs_under_way(network):
     assert all(engine.closed for engine in network.engines.values())
 
 
-def test_many_threads_get_their_own_results_and_share_the_engines(network, controller):
+def test_many_threads_get_their_own_results_and_share_the_engines(network):
     threads, rounds = 8, 20
     barrier = threading.Barrier(threads)
     wrong: list[object] = []
+    open_engine = network.open
+
+    def open_slowly(path):
+        time.sleep(0.02)  # so that every thread asks before the first has opened it
+        return open_engine(path)
+
+    controller = Controller(small_manifest(), open_slowly)
 
     def work(seed):
         generator = np.random.default_rng(seed)
@@ -271,6 +279,7 @@ def test_many_threads_get_their_own_results_and_share_the_engines(network, contr
         worker.start()
     for worker in workers:
         worker.join(60)
+    controller.close()
     assert not wrong
     assert set(Counter(network.opened).values()) == {1}
     assert sum(len(engine.runs) for path, engine in network.engines.items() if path == "s0/full.onnx") == 160

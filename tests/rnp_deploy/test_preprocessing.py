@@ -91,12 +91,12 @@ def folder(path):
 
 
 def broken_chunk(path):
-    """A length that leads past the data, to where no chunk begins."""
+    """The pixels' chunk ends halfway, and no other begins there."""
     data = bytearray(path.read_bytes())
-    at = data.index(b"IDAT") - 4
-    length = int.from_bytes(data[at : at + 4], "big")
-    data[at : at + 4] = (length - 4).to_bytes(4, "big")
-    data[at + length + 4 : at + length + 8] = zlib.crc32(data[at + 4 : at + length + 4]).to_bytes(4, "big")
+    at = data.index(b"IDAT")
+    half = int.from_bytes(data[at - 4 : at], "big") // 2
+    data[at - 4 : at] = half.to_bytes(4, "big")
+    data[at + 4 + half : at + 8 + half] = zlib.crc32(data[at : at + 4 + half]).to_bytes(4, "big")
     path.write_bytes(data)
 
 

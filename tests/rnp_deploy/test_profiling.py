@@ -31,8 +31,8 @@ def profiled(exported, images, dense_classes):
     labels[0] = (labels[0] + 1) % 10
     reports = []
     profile = profile_bundle(
-        exported("chain").path, images, labels, batch=2, penalty=-0.02, threads=1, duration_s=0.0, min_runs=10,
-        progress=lambda *report: reports.append(report),
+        exported("chain").path, images, labels, batch=2, penalty=-0.02, threads=1, duration_s=0.0,
+        min_runs=10, progress=lambda *report: reports.append(report),
     )  # fmt: skip
     return profile, reports, labels
 
@@ -44,7 +44,8 @@ def decided(exported, images):
 
 
 @pytest.mark.parametrize(("runs", "q", "known"), [
-    (100, 99, True), (99, 99, False), (10, 90, True), (9, 90, False), (2, 50, True), (1, 50, False), (0, 50, False),
+    (100, 99, True), (99, 99, False), (10, 90, True), (9, 90, False),
+    (2, 50, True), (1, 50, False), (0, 50, False),
 ])  # fmt: skip
 def test_a_percentile_needs_runs_beyond_it(runs, q, known):
     assert (percentile(np.arange(float(runs)), q) is not None) == known

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import networks
 import pytest
 import torch
 
+import networks
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import CheckpointError, OutputExistsError
 from rnp_deploy.network import RuntimePrunedNetwork
@@ -56,7 +56,7 @@ def test_own_backbones_have_to_be_passed(saved):
 
 @pytest.mark.parametrize("other", ["chain", "basic residual", "separable"])
 def test_another_backbone_does_not_fit(saved, other):
-    with pytest.raises(CheckpointError, match="fit|rebuilt|other"):
+    with pytest.raises(CheckpointError, match=r"fit|rebuilt|other"):
         load_checkpoint(saved[1], networks.make(other)[0])
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
-import networks
 import pytest
 import torch
 from torch import nn
 
+import networks
 from rnp_deploy.errors import InputError
 from rnp_deploy.network import RuntimePrunedNetwork
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import networks
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import networks
 from rnp_deploy.errors import InputError, NothingPrunableError, TracingError
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.tracing import trace_backbone

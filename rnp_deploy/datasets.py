@@ -1,22 +1,18 @@
-"""Images to train on, split for good, and the minibatches made of them."""
+"""Data sets by name: labelled images, preprocessed and split for good."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError, MissingRuntimeError
 from rnp_deploy.preprocessing import image_array
 
-__all__ = ["ImageData", "load_data", "minibatches", "distort_images", "write_sample_images"]
+__all__ = ["ImageData", "load_data", "write_sample_images"]
 
 _SIZE = (16, 16)
 _TEST_SHARE = 0.25
@@ -39,10 +35,10 @@ class ImageData:
         name: What :func:`load_data` knows it by.
     """
 
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    train_images: NDArray[np.float32]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.float32]
+    test_labels: NDArray[np.int64]
     test_scans: NDArray[np.uint8]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
@@ -79,9 +75,9 @@ def load_data(name: str) -> ImageData:
         )
         return ImageData(
             train_images=_inputs(train, preprocessing),
-            train_labels=torch.from_numpy(train_labels),
+            train_labels=train_labels,
             test_images=_inputs(test, preprocessing),
-            test_labels=torch.from_numpy(test_labels),
+            test_labels=test_labels,
             test_scans=test,
             classes=tuple(str(digit) for digit in range(10)),
             preprocessing=preprocessing,
@@ -123,40 +119,7 @@ def write_sample_images(data: ImageData, folder: str | Path, count: int = 12) ->
     return tuple(paths)
 
 
-def minibatches(
-    images: Tensor, labels: Tensor, batch_size: int, distortion: float = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled minibatches for ever, drawn from torch's global random state.
-
-    Args:
-        images: ``[N, C, H, W]``.
-        labels: ``[N]``.
-        batch_size: Samples in each; an epoch's incomplete rest is dropped, since batch
-            norm cannot train on a single sample. At most N are taken.
-        distortion: See :func:`distort_images`.
-    """
-    batch_size = min(batch_size, len(images))
-    while True:
-        order = torch.randperm(len(images))
-        for rows in order[: len(order) // batch_size * batch_size].split(batch_size):
-            yield distort_images(images[rows], distortion), labels[rows]
-
-
-def distort_images(images: Tensor, distortion: float) -> Tensor:
-    """Draw each image anew under a random affine map and noise."""
-    if distortion == 0:
-        return images
-    count = images.shape[0]
-    linear = torch.eye(2) + distortion * (2 * torch.rand(count, 2, 2) - 1)
-    shift = distortion * (2 * torch.rand(count, 2, 1) - 1)
-    grid = F.affine_grid(torch.cat([linear, shift], dim=2), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    import os
-    noise=float(os.environ.get("NOISE","0"))
-    return moved + noise*torch.rand(count, 1, 1, 1) * torch.randn_like(moved)
-
-
-def _inputs(scans: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+def _inputs(scans: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
     from PIL import Image
 
-    return torch.from_numpy(np.stack([image_array(Image.fromarray(scan), preprocessing) for scan in scans]))
+    return np.stack([image_array(Image.fromarray(scan), preprocessing) for scan in scans])

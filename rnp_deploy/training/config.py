@@ -1,0 +1,68 @@
+"""How to train, checked when made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from rnp_deploy.errors import InputError
+
+__all__ = ["TrainingConfig"]
+
+_COUNTS = {"groups": 2, "batch_size": 2, "backbone_epochs": 1, "random_epochs": 1, "rounds": 1,
+           "agent_minibatches": 1, "backbone_minibatches": 1}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train; the defaults fit the digits.
+
+    Attributes:
+        seed: Of everything random but the backbone's first weights, which the caller draws.
+        groups: k.
+        penalty: The price of one more group, -p. The paper's 0.1 is for twelve decisions;
+            over three it would hardly weigh against a classification loss scaled to 1.
+        gamma: γ of the Q-learning loss.
+        batch_size: Samples of a minibatch, in every phase.
+        backbone_epochs: Passes over the train split for the plain backbone.
+        random_epochs: Passes under random options.
+        rounds: Alternations of agent and backbone.
+        agent_minibatches: N1, Q-learning minibatches of a round.
+        backbone_minibatches: N2, backbone minibatches of a round.
+        backbone_rate: Adam's first learning rate for the backbone, alone and under random options.
+        tuning_rate: The same under the agent.
+        agent_rate: The same for Q-learning.
+        random_share: Share, 0..1, of samples that the backbone meets under random options
+            while it is tuned under the agent.
+        distortion: Size of the random affine maps the images meet, and
+        noise: of their noise; see :func:`rnp_deploy.training.minibatches.distort_images`.
+    """
+
+    seed: int = 0
+    groups: int = 4
+    penalty: float = 0.2
+    gamma: float = 1.0
+    batch_size: int = 128
+    backbone_epochs: int = 20
+    random_epochs: int = 30
+    rounds: int = 10
+    agent_minibatches: int = 100
+    backbone_minibatches: int = 20
+    backbone_rate: float = 4e-3
+    tuning_rate: float = 1e-3
+    agent_rate: float = 1e-2
+    random_share: float = 0.5
+    distortion: float = 0.3
+    noise: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value, least = getattr(self, name), _COUNTS.get(name, 0)
+            if not (least <= value < math.inf) or (name.endswith("_rate") and value == 0):
+                raise InputError(
+                    f"{name} is {value!r}; pass a number {'above' if not least else 'of at least'} {least}"
+                )
+        if self.random_share > 1 or self.gamma > 1:
+            raise InputError(
+                f"random_share is {self.random_share} and gamma {self.gamma}; both lie between 0 and 1"
+            )
