@@ -35,7 +35,7 @@ lint: install
 
 # An installed copy, since the source tree has the sub-packages beside the package.
 types: install
-	rm -rf build/types
+	rm -rf build/types build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p rnp_deploy
 

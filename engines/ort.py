@@ -86,7 +86,7 @@ def engine_from_onnx(graph: bytes, weights_folder: Path, where: str, threads: in
     else:
         options.intra_op_num_threads = 1
     try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as err:  # pybind raises classes of its own that share no root
         raise EngineError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {err}") from err
     return OrtEngine(session, where)

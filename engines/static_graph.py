@@ -32,7 +32,8 @@ def static_graph(bundle: Bundle, options: Sequence[int]) -> bytes:
     except ImportError as err:
         raise MissingRuntimeError("joining graphs needs onnx; pip install 'rnp-deploy[bench]'") from err
     manifest = bundle.manifest
-    if len(options) != len(manifest.decisions) or not all(1 <= o <= manifest.groups for o in options):
+    allowed = range(1, manifest.groups + 1)
+    if len(options) != len(manifest.decisions) or not all(option in allowed for option in options):
         raise InputError(
             f"options {list(options)} do not name a path; "
             f"pass {len(manifest.decisions)} integers in 1..{manifest.groups}"

@@ -24,10 +24,11 @@ from rnp_deploy.bundle.manifest import (
     Preprocessing,
     StageManifest,
     TensorManifest,
+    check_description,
 )
 from rnp_deploy.bundle.reading import MANIFEST_FILE
 from rnp_deploy.bundle.writing import describe_files, save_manifest
-from rnp_deploy.errors import ExportError, InputError
+from rnp_deploy.errors import InputError
 from rnp_deploy.exporters.branch_cutting import cut_branch
 from rnp_deploy.exporters.stage_graph import agent_step_graph, stage_graph
 from rnp_deploy.exporters.verification import TOLERANCE, unverified, verify_bundle
@@ -87,6 +88,10 @@ def export_bundle(
     wrong = next((name for name, p in network.named_parameters() if p.dtype != torch.float32), None)
     if wrong is not None:
         raise InputError(f"parameter {wrong} is not float32; convert the network with network.float()")
+    try:
+        check_description(network.input_shape, _output_shape(network), preprocessing, classes)
+    except ValueError as err:
+        raise InputError(str(err)) from err
     path = Path(path)
     check_output(path, overwrite=overwrite, marker=MANIFEST_FILE)
     with (
@@ -107,6 +112,10 @@ def export_bundle(
             manifest = manifest.model_copy(update={"verification": verification})
             save_manifest(manifest, folder)
     return manifest
+
+
+def _output_shape(network: RuntimePrunedNetwork) -> tuple[int, ...]:
+    return next(t.shape for stage in network.stages for t in stage.outputs if t.name == "outputs")
 
 
 @contextmanager
@@ -208,8 +217,6 @@ def _manifest(
     tensors: Mapping[str, TensorManifest] = {
         tensor.name: tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)
     }
-    if "images" not in tensors or "outputs" not in tensors:
-        raise ExportError("the network's input does not reach its output; nothing can be deployed")
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"rnp-deploy {__version__}",

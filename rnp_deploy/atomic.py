@@ -47,8 +47,9 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
     Raises:
         OutputExistsError, InputError: As :func:`check_output`.
     """
+    target = Path(os.path.abspath(target))  # "." has no name that could be given to another
     check_output(target, overwrite=overwrite, marker=marker)
-    parent = target.absolute().parent
+    parent = target.parent
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=parent))
     try:
         partial.chmod(0o777 & ~_umask())
@@ -57,8 +58,14 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
         check_output(target, overwrite=overwrite, marker=marker)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=parent))
-            target.rename(old / target.name)
-            partial.rename(target)
+            try:
+                target.rename(old / "replaced")
+                partial.rename(target)
+            except BaseException:
+                if (old / "replaced").exists():
+                    (old / "replaced").rename(target)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             partial.rename(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,9 +34,12 @@ def parse_json(data: bytes) -> dict[str, Any]:
         ValueError: It is not such an object; the message says why.
     """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+        value = json.loads(
+            data.decode("utf-8"), parse_float=_finite, parse_constant=_refuse, object_pairs_hook=_unique
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    dump_json(value).encode("utf-8")  # an escape may have smuggled in half a surrogate pair
     if not isinstance(value, dict):
         raise ValueError("the top level is not an object")  # noqa: TRY004 - one type for callers
     return value
@@ -51,6 +55,13 @@ def canonical_sha256(value: dict[str, Any], *, without: str) -> str:
     kept = {key: item for key, item in value.items() if key != without}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is out of range")
+    return value
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -219,7 +219,10 @@ class Controller:
         shape = (batch, len(self.manifest.decisions))
         if options is None:
             return np.zeros(shape, np.int64)
-        given = np.asarray(options)
+        try:
+            given = np.asarray(options)
+        except ValueError as err:
+            raise InputError(f"options are ragged; pass integers of shape {shape}") from err
         if given.shape != shape or given.dtype.kind not in "iu":
             raise InputError(
                 f"options have shape {given.shape} and dtype {given.dtype}; "
@@ -234,9 +237,11 @@ class Controller:
 
     def _checked_penalty(self, penalty: ArrayLike | None, batch: int) -> NDArray[np.float32]:
         try:
-            given = np.asarray(self.manifest.agent.penalty if penalty is None else penalty, np.float32)
-            prices = np.ascontiguousarray(np.broadcast_to(given, (batch,)))
-        except (TypeError, ValueError) as err:
+            given = np.asarray(self.manifest.agent.penalty if penalty is None else penalty)
+            if given.dtype.kind not in "fiu":
+                raise InputError(f"penalty is {penalty!r}; pass one number, or one per image")
+            prices = np.ascontiguousarray(np.broadcast_to(given, (batch,)), np.float32)
+        except ValueError as err:
             raise InputError(f"penalty is {penalty!r}; pass one number, or one per image") from err
         if not np.isfinite(prices).all():
             raise InputError("penalty is not finite; pass one number, or one per image")

@@ -52,5 +52,5 @@ def _read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]
     try:
         with Image.open(path) as image:
             return image_array(image, preprocessing)
-    except (OSError, ValueError, Image.DecompressionBombError) as err:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         raise InputError(f"{path} cannot be read as an image: {err}") from err

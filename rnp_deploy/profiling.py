@@ -115,10 +115,11 @@ def profile_bundle(
         InputError: Fewer images than a batch, or labels of another length.
         BundleError, EngineError: As :meth:`rnp_deploy.Controller.load`.
     """
-    if len(images) < batch or batch < 1:
-        raise InputError(f"{len(images)} images do not fill a batch of {batch}")
-    if labels is not None and len(labels) != len(images):
-        raise InputError(f"{len(labels)} labels for {len(images)} images")
+    count = len(images) if np.ndim(images) else 0
+    if count < batch or batch < 1:
+        raise InputError(f"{count} images do not fill a batch of {batch}")
+    if labels is not None and np.shape(labels) != (count,):
+        raise InputError(f"labels of shape {np.shape(labels)} for {count} images; pass one class index each")
     bundle = open_bundle(path)
     with Controller(bundle.manifest, ort.opener(bundle, threads)) as controller:
         static = _static_engines(bundle, threads)

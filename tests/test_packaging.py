@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,9 @@ HEAVY = (
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: setuptools would pack what an earlier build left in build/lib
+    leave = shutil.ignore_patterns("build", ".*", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=leave)
     command = [
         sys.executable,
         "-m",
@@ -36,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         "--no-deps",
         "--wheel-dir",
         str(folder),
-        str(ROOT),
+        str(source),
     ]
     subprocess.run(command, check=True, capture_output=True)
     (file,) = folder.glob("*.whl")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ _RANDOM_STAMP = "random inputs: the decisions mean nothing"
 
 @click.command("rnp-bench", cls=RnpCommand)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--data", help="digits (its held-out split), FILE.npy (images) or FILE.npz (images, labels).")
+@click.option(
+    "--data",
+    help="digits (its held-out split), FILE.npy (images) or FILE.npz (images, labels); "
+    "default: what the bundle was calibrated on, or random inputs, stamped.",
+)
 @click.option(
     "--random", "use_random", is_flag=True, help=f"Random inputs instead; stamped: {_RANDOM_STAMP}."
 )
@@ -41,20 +47,27 @@ def main(
     threads: int | None, duration_s: float, min_runs: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Time the bundle at PATH: dense and static graphs, the agent's decisions, every option held fixed."""
-    if (data is None) != use_random:
+    if data is not None and use_random:
         raise click.UsageError("pass either --data or --random")
+    data = None if use_random else data or _calibration_data(path)
     images, labels = _random_images(path) if data is None else _load(data)
     with progress_on_stderr() as progress:
         profile = profile_bundle(
             path, images, labels, batch=batch, penalty=penalty, threads=threads,
             duration_s=duration_s, min_runs=min_runs, progress=progress,
         )  # fmt: skip
-    stamp = _RANDOM_STAMP if use_random else None
+    stamp = _RANDOM_STAMP if data is None else None
     if as_json:
         print_json({**dataclasses.asdict(profile), "data": data or "random", "stamp": stamp})
         return
     print_table(_table(profile, stamp))
     click.echo(_summary(profile))
+
+
+def _calibration_data(path: Path) -> str | None:
+    calibration = read_manifest(path).calibration
+    name = None if calibration is None else calibration.data.partition(":")[0]
+    return name if name == "digits" else None
 
 
 def _random_images(path: Path) -> tuple[NDArray[np.float32], None]:
@@ -74,7 +87,7 @@ def _load(data: str) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
             return content, None
         with content:
             return content["images"], content.get("labels")
-    except (OSError, ValueError, KeyError, EOFError) as err:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise InputError(f"{data} cannot be read: {err}; save float32 images [N, C, H, W]") from err
 
 

@@ -21,6 +21,7 @@ from rnp_deploy.progress import Progress
 __all__ = ["RnpCommand", "parse_options", "print_json", "print_table", "progress_on_stderr"]
 
 _LINE_EVERY_S = 3.0
+_EXTRAS = dict.fromkeys(("torch", "safetensors", "onnx", "onnx_ir", "onnxscript"), "export")
 
 
 class RnpCommand(click.Command):
@@ -32,6 +33,13 @@ class RnpCommand(click.Command):
             return super().invoke(ctx)
         except RnpError as err:
             raise click.ClickException(" ".join(str(err).split())) from err
+        except ModuleNotFoundError as err:
+            extra = _EXTRAS.get((err.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise click.ClickException(
+                f"{err.name} is not installed; pip install 'rnp-deploy[{extra}]'"
+            ) from err
 
 
 def parse_options(text: str) -> list[int]:

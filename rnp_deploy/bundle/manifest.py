@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ __all__ = [
     "StageManifest",
     "TensorManifest",
     "Verification",
+    "check_description",
 ]
 
 FORMAT_VERSION = "1.0"
@@ -174,6 +176,21 @@ class Calibration(_Frozen):
     points: tuple[CalibrationPoint, ...]
 
 
+def check_description(
+    input_shape: Sequence[int],
+    output_shape: Sequence[int],
+    preprocessing: Preprocessing | None,
+    classes: tuple[str, ...] | None,
+) -> None:
+    """Refuse preprocessing or class names that do not fit a network; raises ValueError."""
+    if preprocessing is not None:
+        made = (len(preprocessing.mean), *preprocessing.size)
+        if made != tuple(input_shape):
+            raise ValueError(f"preprocessing makes images {made}, the network takes {tuple(input_shape)}")
+    if classes is not None and len(classes) != math.prod(output_shape):
+        raise ValueError(f"classes: {len(classes)} names for outputs of shape {tuple(output_shape)}")
+
+
 class Manifest(_Frozen):
     """The whole manifest, without ``manifest_sha256``, which covers it.
 
@@ -185,7 +202,7 @@ class Manifest(_Frozen):
     inputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1, max_length=1)]
     outputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1, max_length=1)]
     groups: Annotated[int, Field(ge=2, lt=2**31)]
-    macs: Count
+    macs: Annotated[int, Field(ge=1, lt=2**63)]
     agent: AgentManifest
     decisions: Annotated[tuple[DecisionManifest, ...], Field(min_length=1)]
     stages: Annotated[tuple[StageManifest, ...], Field(min_length=2)]
@@ -214,6 +231,7 @@ class Manifest(_Frozen):
         if self.outputs[0] != known.get(self.outputs[0].name):
             raise ValueError(f"no stage makes the output {self.outputs[0].name!r} as described")
         self._check_files()
+        check_description(self.inputs[0].shape, self.outputs[0].shape, self.preprocessing, self.classes)
         return self
 
     def _check_stage(self, s: int, stage: StageManifest, known: dict[str, TensorManifest]) -> None:
@@ -267,6 +285,9 @@ class Manifest(_Frozen):
         missing = sorted(used - listed)
         if missing:
             raise ValueError(f"{missing[0]} is used but not listed under files")
+        other = sorted(path for path in used if not path.endswith(".onnx"))
+        if other:
+            raise ValueError(f"{other[0]} is used as a graph but is no .onnx file")
 
     def branch_count(self) -> int:
         """Number of branches over all stages."""

@@ -61,9 +61,13 @@ def open_bundle(path: str | Path) -> Bundle:
 def read_manifest(path: Path) -> Manifest:
     """Read and check the manifest alone; raises as :func:`open_bundle`."""
     file = path / MANIFEST_FILE
-    if not path.exists():
-        raise BundleError(f"{path} does not exist")
-    if not path.is_dir() or not file.is_file() or file.is_symlink():
+    try:
+        if not path.exists():
+            raise BundleError(f"{path} does not exist")
+        found = path.is_dir() and file.is_file() and not file.is_symlink()
+    except OSError as err:
+        raise BundleError(f"{path} cannot be read: {err}") from err
+    if not found:
         raise BundleError(f"{path} is not a bundle: there is no {MANIFEST_FILE}; rnp-export writes one")
     try:
         raw = parse_json(read_json_bytes(file))
@@ -108,7 +112,11 @@ def _confined(root: Path, relative: str) -> Path:
     path = root
     for part in pure.parts:
         path = path / part
-        if path.is_symlink():
+        try:
+            linked = path.is_symlink()
+        except OSError as err:
+            raise IntegrityError(f"{path} cannot be read: {err}") from err
+        if linked:
             raise IntegrityError(f"{path} is a link; a bundle holds plain files only")
     return path
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pickle
+import warnings
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from rnp_deploy.atomic import atomic_directory
@@ -23,6 +23,9 @@ __all__ = ["Architecture", "Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 CONFIG_FILE = "checkpoint.json"
 WEIGHTS_FILE = "model.safetensors"
+
+
+_Size = Annotated[int, Field(ge=1, le=2**14)]
 
 
 class Architecture(BaseModel):
@@ -40,10 +43,10 @@ class _Config(BaseModel):
     format_version: Literal["1.0"]
     kind: Literal["rnp-deploy checkpoint"]
     architecture: Architecture | None
-    input_shape: tuple[int, int, int]
-    groups: int
+    input_shape: tuple[_Size, _Size, _Size]
+    groups: _Size
     penalty: float
-    state_size: int
+    state_size: _Size
     orders: dict[str, tuple[int, ...]]
     weights_sha256: str
     preprocessing: Preprocessing | None = None
@@ -109,7 +112,10 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
     """
     path = Path(path)
     if path.is_file():
-        raise CheckpointError(_explain_file(path))
+        try:
+            raise CheckpointError(_explain_file(path))
+        except OSError as err:
+            raise CheckpointError(f"{path} cannot be read: {err}") from err
     if not (path / CONFIG_FILE).is_file():
         raise CheckpointError(f"{path} is not a checkpoint: there is no {CONFIG_FILE}; rnp-train writes one")
     config = _read_config(path / CONFIG_FILE)
@@ -132,6 +138,9 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
         raise CheckpointError(f"{path}: the weights do not fit the backbone: {err}") from err
     if set(config.orders) != {decision.conv for decision in network.decisions}:
         raise CheckpointError(f"{path}: the backbone has other prunable convolutions than the checkpoint")
+    for decision in network.decisions:
+        if sorted(config.orders[decision.conv]) != list(range(decision.widths[-1])):
+            raise CheckpointError(f"{path}: orders of {decision.conv} is no order of its channels")
     network.decisions = tuple(
         dataclasses.replace(decision, order=config.orders[decision.conv]) for decision in network.decisions
     )
@@ -186,16 +195,24 @@ def _known_backbone(architecture: Architecture | None, path: Path) -> nn.Module:
 
 def _explain_file(path: Path) -> str:
     """Say why a single file is no checkpoint, without running anything in it."""
+    advice = "build the network in Python, load them, and call RuntimePrunedNetwork.from_backbone and export_bundle"
+    with path.open("rb") as stream:
+        pickled = stream.read(1) == b"\x80"
+    if not pickled and not zipfile.is_zipfile(path):
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt"):
+                return f"{path} holds tensors but not their architecture; {advice}"
+        except SafetensorError:
+            return f"{path} is not a checkpoint folder, nor a file of tensors"
     try:
-        torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as err:
-        if "Weights only load failed" in str(err) or "Unsupported" in str(err):
-            return (
-                f"{path} holds pickled code, which could do anything when read; it was not read. "
-                "Save the state dict alone, or as safetensors"
-            )
-        return f"{path} is not a checkpoint folder, nor a file of tensors"
-    return (
-        f"{path} holds tensors but not their architecture; build the network in Python, "
-        "load them, and call RuntimePrunedNetwork.from_backbone and export_bundle"
-    )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:  # noqa: BLE001 - a malformed pickle may raise anything
+        return (
+            f"{path} is damaged or holds pickled code, which could do anything when read; it was not read. "
+            "Save the state dict alone, or as safetensors"
+        )
+    return f"{path} holds tensors but not their architecture; {advice}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnp_deploy.errors import InputError, NothingPrunableError
-from rnp_deploy.network.agent import Agent
+from rnp_deploy.network.agent import Agent, StepOutput
 from rnp_deploy.network.channels import ChannelAnalysis, analyse_channels
 from rnp_deploy.network.macs import LayerMacs, layer_macs
 from rnp_deploy.network.ordering import filter_order, reorder_channels
@@ -127,8 +127,9 @@ class RuntimePrunedNetwork(nn.Module):
 
         def choose(decision: int, features: Tensor) -> Tensor:
             nonlocal state
-            _, option, state = self.agent(decision, features, state, price)
-            return option
+            step: StepOutput = self.agent(decision, features, state, price)
+            state = step.state
+            return step.option
 
         return self.route(images, choose)
 

@@ -43,6 +43,7 @@ def evaluate(
     taken: list[Tensor] = []
 
     def classify(batch: Tensor) -> Tensor:
+        logits: Tensor
         logits, options = network(batch, penalty)
         taken.append(options)
         return logits

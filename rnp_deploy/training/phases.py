@@ -41,7 +41,7 @@ class _Descent:
                 "lower the learning rate, or look for values in the data that are not finite"
             )
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         self._schedule.step()
         self.done += 1

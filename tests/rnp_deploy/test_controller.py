@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from bundles import small_manifest
 
+from bundles import small_manifest
 from rnp_deploy import Controller
 from rnp_deploy.engines.fake import FakeEngine
 from rnp_deploy.errors import BundleError, ControllerClosedError, EngineError, InputError

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from commands import failure, json_report, success
 
+from commands import failure, json_report, success
 from rnp_deploy import Controller
 from rnp_deploy.tools.bench import main
 
@@ -40,6 +40,11 @@ def test_random_inputs_are_stamped(bundle):
     assert (report["data"], report["stamp"], report["images"]) == ("random", STAMP, 64)
     assert (report["accuracy"], report["dense_accuracy"]) == (None, None)
     assert STAMP in success(main, [bundle, "--random", *QUICK]).stdout.replace("\n", " ")
+
+
+def test_without_data_inputs_are_random_and_stamped(bundle):
+    report = json_report(main, [bundle, *QUICK])
+    assert (report["data"], report["stamp"]) == ("random", STAMP)
 
 
 def test_random_inputs_are_the_same_each_time(bundle):
@@ -130,7 +135,7 @@ GOOD = np.zeros((2, 3, 16, 16), np.float32)
         ("data.npz", npz(images=GOOD)[:-30], "data.npz cannot be read"),
         ("data.npz", npz(images=GOOD).replace(GOOD.tobytes(), b"\1" * GOOD.nbytes), "cannot be read"),
         ("data.npz", npz(pictures=GOOD), "images"),
-        ("data.npz", npz(images=GOOD, labels=np.zeros(3, int)), "3 labels for 2 images"),
+        ("data.npz", npz(images=GOOD, labels=np.zeros(3, int)), "(3,) for 2 images"),
         ("data.npz", npz(images=GOOD, labels=np.zeros((2, 1), int)), "labels"),
         ("data.npz", npz(images=GOOD, labels=np.array(0)), "labels"),
     ],

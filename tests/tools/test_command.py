@@ -139,7 +139,7 @@ USAGE = {
     "rnp-run": [[], ["bundle"], ["bundle", "i", "--threads", "0"], ["bundle", "i", "--penalty", "cheap"]],
     "rnp-inspect": [[], ["a", "b"]],
     "rnp-bench": [
-        [], ["bundle"], ["bundle", "--random", "--data", "a.npy"], ["bundle", "--random", "--batch", "0"],
+        [], ["bundle", "--random", "--data", "a.npy"], ["bundle", "--random", "--batch", "0"],
         ["bundle", "--random", "--min-runs", "0"], ["bundle", "--random", "--duration-s", "-1"],
     ],
 }  # fmt: skip

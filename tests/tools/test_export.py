@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import failure, success
 
+from commands import failure, success
 from rnp_deploy import Controller
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.bundle.reading import read_manifest
@@ -222,9 +222,9 @@ BAD = {
     "empty file": (single_file(b""), "nor a file of tensors"),
     "text file": (single_file(b"weights"), "nor a file of tensors"),
     "broken zip": (single_file(b"PK\x03\x04 and no more"), "nor a file of tensors"),
-    "broken old .pt": (single_file(OLD_TORCH_HEADER), "nor a file of tensors"),
-    "pickle without a stack": (single_file(b"\x80\x020"), "nor a file of tensors"),
-    "pickle that ends in a number": (single_file(b"\x80\x02J\x01"), "nor a file of tensors"),
+    "broken old .pt": (single_file(OLD_TORCH_HEADER), "damaged or holds pickled code"),
+    "pickle without a stack": (single_file(b"\x80\x020"), "damaged or holds pickled code"),
+    "pickle that ends in a number": (single_file(b"\x80\x02J\x01"), "damaged or holds pickled code"),
     "byte of the weights changed": (weights(last_byte_changed), "model.safetensors"),
     "weights truncated": (weights(without_the_end), "model.safetensors"),
     "weights truncated, signed": (weights(without_the_end, sign=True), "model.safetensors"),

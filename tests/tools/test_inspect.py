@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
+
 from bundles import bundle_copy, edit_manifest
 from commands import failure, json_report, success
-
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.tools.inspect import main
 

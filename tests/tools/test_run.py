@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from bundles import bundle_copy, edit_manifest
-from commands import failure, json_report, success
 from PIL import Image
 
+from bundles import bundle_copy, edit_manifest
+from commands import failure, json_report, success
 from rnp_deploy import Controller
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.preprocessing import read_images

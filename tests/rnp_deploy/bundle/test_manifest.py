@@ -6,9 +6,9 @@ import itertools
 import json
 
 import pytest
-from bundles import small_manifest
 from pydantic import ValidationError
 
+from bundles import small_manifest
 from rnp_deploy.bundle.manifest import Calibration, CalibrationPoint, Manifest, Preprocessing, TensorManifest
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.bundle.writing import describe_files, save_manifest

@@ -7,8 +7,8 @@ import os
 import shutil
 
 import pytest
-from bundles import bundle_copy, edit_manifest
 
+from bundles import bundle_copy, edit_manifest
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
 from rnp_deploy.bundle.reading import read_manifest
