@@ -7,6 +7,7 @@ import copy
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
@@ -75,12 +76,14 @@ def _unmasked(stage: Stage) -> fx.GraphModule:
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:
+    calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
     for node in list(module.graph.nodes):
         conv_node = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(conv_node, fx.Node) or conv_node.op != "call_module" or len(conv_node.users) > 1:
             continue
         norm, conv = module.get_submodule(str(node.target)), module.get_submodule(str(conv_node.target))
-        if type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats:
+        folds = type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats
+        if folds and calls[str(conv_node.target)] == 1:
             module.set_submodule(str(conv_node.target), fuse_conv_bn_eval(conv.eval(), norm.eval()))
             node.replace_all_uses_with(conv_node)
             module.graph.erase_node(node)

@@ -37,16 +37,16 @@ _PER_CHANNEL_MODULES: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 _PER_CHANNEL_FUNCTIONS: frozenset[Any] = frozenset({
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.silu, F.gelu, F.mish, F.hardswish,
-    F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, F.softsign, torch.relu, torch.relu_,
+    F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, F.softsign, torch.relu,
     torch.sigmoid, torch.tanh, torch.clamp,
     F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.max_pool2d,
     F.dropout, F.dropout2d,
     operator.neg, torch.abs, torch.square,
 })  # fmt: skip
-_PER_CHANNEL_METHODS = frozenset({"relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "abs"})
-_ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
+_PER_CHANNEL_METHODS = frozenset({"relu", "sigmoid", "tanh", "clamp", "contiguous", "abs"})
+_ADDITIONS: frozenset[Any] = frozenset({operator.add, torch.add, "add"})
 _ARITHMETIC: frozenset[Any] = _ADDITIONS | {
-    operator.sub, operator.mul, operator.imul, operator.truediv, torch.sub, torch.mul, "sub", "mul", "mul_",
+    operator.sub, operator.mul, operator.truediv, torch.sub, torch.mul, "sub", "mul",
 }  # fmt: skip
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -16,6 +16,13 @@ from rnp_deploy.errors import InputError, TracingError
 __all__ = ["channel_shape", "trace_backbone"]
 
 _RESHAPES: tuple[Any, ...] = (torch.reshape, torch.flatten, "view", "reshape", "flatten")
+_OUT_OF_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+}
 _TOLERANCE = 1e-4
 
 
@@ -55,9 +62,7 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> fx.GraphModule
     images = noise.to(example_input)
     expected = _forward(original, images, "the backbone cannot run on the example input")
     traced = _symbolic_trace(original)
-    for module in traced.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
+    _write_out_of_place(traced)
     with torch.no_grad():
         ShapeProp(traced).propagate(images)
     _replace_flattening(traced)
@@ -113,6 +118,22 @@ def _symbolic_trace(original: nn.Module) -> fx.GraphModule:
         if node.op == "placeholder" and not node.users:
             traced.graph.erase_node(node)
     return traced
+
+
+def _write_out_of_place(traced: fx.GraphModule) -> None:
+    """Let every operation make a tensor of its own; what relied on the alias, the check finds."""
+    for module in traced.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    for node in traced.graph.nodes:
+        name = str(node.target)
+        if node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
+            node.target = name[:-1]
+        elif node.op == "call_function":
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            if "inplace" in node.kwargs:
+                node.kwargs = {**node.kwargs, "inplace": False}
+    traced.recompile()
 
 
 def _replace_flattening(traced: fx.GraphModule) -> None:

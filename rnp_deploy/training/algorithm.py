@@ -57,13 +57,13 @@ def train(
         torch.default_generator.manual_seed(config.seed)
         RuntimePrunedNetwork.from_backbone(backbone, example, groups)  # refuses, if it does, right away
         backbone = copy.deepcopy(backbone)
-        batches = minibatches(images, labels, config.batch_size, config.distortion, config.noise)
+        batches = minibatches(images, labels, config.batch_size, config.distortion)
         epoch = max(len(images) // config.batch_size, 1)
         train_backbone(backbone, batches, config.backbone_epochs * epoch, config, progress)
         # Made of the trained backbone: its filters' norms order the groups.
         network = RuntimePrunedNetwork.from_backbone(backbone, example, groups, penalty=penalty)
         tune_under_random_options(network, batches, config.random_epochs * epoch, config, progress)
-        alternate(network, batches, balanced_alpha(network, batches, epoch), config, progress)
+        alternate(network, batches, balanced_alpha(network, batches, epoch, config), config, progress)
     return TrainingResult(network.eval(), _calibration(backbone.eval(), network, data))
 
 

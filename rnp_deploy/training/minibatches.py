@@ -12,7 +12,7 @@ __all__ = ["distort_images", "minibatches"]
 
 
 def minibatches(
-    images: Tensor, labels: Tensor, batch_size: int, distortion: float = 0.0, noise: float = 0.0
+    images: Tensor, labels: Tensor, batch_size: int, distortion: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled minibatches for ever, drawn from torch's global random state.
 
@@ -22,17 +22,16 @@ def minibatches(
         batch_size: Samples in each; at most N are taken. An epoch's incomplete rest is
             dropped, since batch norm cannot train on a single sample.
         distortion: See :func:`distort_images`.
-        noise: See :func:`distort_images`.
     """
     batch_size = min(batch_size, len(images))
     while True:
         order = torch.randperm(len(images))
         for rows in order[: len(order) // batch_size * batch_size].split(batch_size):
-            yield distort_images(images[rows], distortion, noise), labels[rows]
+            yield distort_images(images[rows], distortion), labels[rows]
 
 
-def distort_images(images: Tensor, distortion: float, noise: float) -> Tensor:
-    """Make each image anew under its own random affine map and noise.
+def distort_images(images: Tensor, distortion: float) -> Tensor:
+    """Make each image anew under its own random affine map.
 
     Hard samples are what the agent learns from: where every option classifies every image,
     none is worth its price.
@@ -41,11 +40,7 @@ def distort_images(images: Tensor, distortion: float, noise: float) -> Tensor:
         images: ``[N, C, H, W]``.
         distortion: Every entry of the 2x3 affine matrix moves by up to this much; half of H
             and W is 1.
-        noise: Each image's noise has a standard deviation between 0 and this, in the
-            images' own unit.
     """
-    count = images.shape[0]
-    theta = torch.eye(2, 3) + distortion * (2 * torch.rand(count, 2, 3) - 1)
+    theta = torch.eye(2, 3) + distortion * (2 * torch.rand(len(images), 2, 3) - 1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return moved + noise * torch.rand(count, 1, 1, 1) * torch.randn_like(moved)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

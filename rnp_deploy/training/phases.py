@@ -55,7 +55,7 @@ def train_backbone(
     backbone.train()
     while descent.done < steps:
         images, labels = next(batches)
-        descent.step(F.cross_entropy(backbone(images), labels))
+        descent.step(_loss(backbone(images), labels, config).mean())
         progress(descent.phase, descent.done, steps)
 
 
@@ -72,11 +72,13 @@ def tune_under_random_options(
     while descent.done < steps:
         images, labels = next(batches)
         outputs = network.run(images, _random_options(network, len(images)))
-        descent.step(F.cross_entropy(outputs, labels))
+        descent.step(_loss(outputs, labels, config).mean())
         progress(descent.phase, descent.done, steps)
 
 
-def balanced_alpha(network: RuntimePrunedNetwork, batches: Minibatches, steps: int) -> float:
+def balanced_alpha(
+    network: RuntimePrunedNetwork, batches: Minibatches, steps: int, config: TrainingConfig
+) -> float:
     """The α for which α·L_cls averages 1 under random options, over ``steps`` minibatches."""
     network.eval()
     total = 0.0
@@ -84,7 +86,7 @@ def balanced_alpha(network: RuntimePrunedNetwork, batches: Minibatches, steps: i
         for _ in range(steps):
             images, labels = next(batches)
             outputs = network.run(images, _random_options(network, len(images)))
-            total += float(F.cross_entropy(outputs, labels))
+            total += float(_loss(outputs, labels, config).mean())
     return steps / max(total, 1e-9)  # of tiny data every image may be learnt by heart
 
 
@@ -112,7 +114,7 @@ def alternate(
             agent.step(_agent_loss(network, *next(batches), epsilon, alpha, config))
             progress("agent and backbone", agent.done + backbone.done, agent.steps + backbone.steps)
         for _ in range(config.backbone_minibatches):
-            backbone.step(_backbone_loss(network, *next(batches), config.random_share))
+            backbone.step(_backbone_loss(network, *next(batches), config))
             progress("agent and backbone", agent.done + backbone.done, agent.steps + backbone.steps)
 
 
@@ -125,22 +127,27 @@ def _agent_loss(
     config: TrainingConfig,
 ) -> Tensor:
     q_values, options, outputs = roll_out(network, images, epsilon)
-    losses = F.cross_entropy(outputs, labels, reduction="none")
+    losses = _loss(outputs, labels, config)
     return q_loss(q_values, options, rewards(options, losses, config.penalty, alpha), config.gamma)
 
 
 def _backbone_loss(
-    network: RuntimePrunedNetwork, images: Tensor, labels: Tensor, random_share: float
+    network: RuntimePrunedNetwork, images: Tensor, labels: Tensor, config: TrainingConfig
 ) -> Tensor:
     network.eval()  # the agent is to see what it sees in use: batch norm's running statistics
     with torch.no_grad():
         _, options = network(images)
     # Random options keep the other paths fit: the agent still explores them in the next
     # round, and another penalty leads through them at run time.
-    count = round(random_share * len(images))
+    count = round(config.random_share * len(images))
     options[:count] = _random_options(network, count)
     network.train()
-    return F.cross_entropy(network.run(images, options), labels)
+    return _loss(network.run(images, options), labels, config).mean()
+
+
+def _loss(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
+    """L_cls of each sample, ``[N]``."""
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
 
 
 def _random_options(network: RuntimePrunedNetwork, count: int) -> Tensor:

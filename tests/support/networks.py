@@ -150,6 +150,31 @@ class Separable(nn.Module):
         return self.fc(self.norm(x.reshape(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])))
 
 
+class InPlace(nn.Module):
+    """A trunk that is added to in place across decisions, a conv used twice with two norms, in-place functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.conv1 = nn.Conv2d(8, 8, 3, 1, 1)
+        self.conv2 = nn.Conv2d(8, 8, 3, 1, 1)
+        self.shared = nn.Conv2d(8, 8, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 12, 3, 1, 1)
+        self.conv4 = nn.Conv2d(12, 8, 1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        h = F.relu(self.conv1(x), inplace=True)
+        x += self.conv2(h)
+        x.relu_()
+        x = self.bn1(self.shared(x)) + self.bn2(self.shared(x * 0.5))
+        x = x.add_(self.conv4(torch.relu_(self.conv3(x))))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 def chain(norm: bool) -> nn.Module:
     head = nn.Sequential(nn.Linear(32 * 16, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 10))
     return Vgg([8, 16, "M", 16, 32, "M"], head, norm=norm)
@@ -163,6 +188,7 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "bottleneck residual": (lambda: ResNet(Bottleneck, [1, 1], 8, 10), (3, 32, 32)),
     "pre-activation residual": (PreActivation, (3, 16, 16)),
     "separable": (Separable, (3, 16, 16)),
+    "in place": (InPlace, (3, 16, 16)),
 }
 
 #: Network → conv → who reads its channels; by hand, to hold the channel analysis against.
@@ -190,6 +216,7 @@ READERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "pre-activation residual": {"conv1": ("conv2",), "last": ("fc",)},
     "separable": {"expand": ("reduce",), "reduce": ("fc",)},
+    "in place": {"conv1": ("conv2",), "conv3": ("conv4",)},
 }
 
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]

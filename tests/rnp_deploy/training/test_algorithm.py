@@ -119,7 +119,7 @@ def test_alpha_makes_the_mean_loss_one(backbone: torch.nn.Module, data: ImageDat
     for parameter in head.parameters():
         torch.nn.init.zeros_(parameter)
     batches = minibatches(torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels), 32)
-    assert balanced_alpha(network, batches, 4) == pytest.approx(1 / math.log(10))  # ten equal logits
+    assert balanced_alpha(network, batches, 4, TINY) == pytest.approx(1 / math.log(10))  # ten equal logits
 
 
 @pytest.mark.parametrize(("value", "words"), [(math.nan, "loss is nan"), (math.inf, "loss is (nan|inf)")])
@@ -155,6 +155,7 @@ def test_a_backbone_that_cannot_be_pruned_is_refused_before_training(data: Image
         ({"penalty": -0.1}, "penalty is -0.1"),
         ({"agent_rate": 0.0}, "agent_rate is 0.0"),
         ({"random_share": 1.5}, "random_share is 1.5"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], words: str) -> None:
