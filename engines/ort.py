@@ -56,7 +56,12 @@ def opener(bundle: Bundle, threads: int | None = None) -> OpenEngine:
         MissingRuntimeError, InputError: As there, before anything is opened.
     """
     _check(threads)
-    return lambda path: engine_from_onnx(bundle.graph(path), bundle.path, f"{bundle.path}/{path}", threads)
+
+    def open_engine(path: str) -> OrtEngine:
+        bundle.check_unchanged()
+        return engine_from_onnx(bundle.graph(path), bundle.path, f"{bundle.path}/{path}", threads)
+
+    return open_engine
 
 
 def engine_from_onnx(graph: bytes, weights_folder: Path, where: str, threads: int | None = None) -> OrtEngine:

@@ -120,13 +120,15 @@ def _output_shape(network: RuntimePrunedNetwork) -> tuple[int, ...]:
 
 @contextmanager
 def _on_cpu_in_eval_mode(network: RuntimePrunedNetwork) -> Iterator[None]:
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     device = next(network.parameters()).device
-    network.eval().to("cpu")
     try:
+        network.eval().to("cpu")
         yield
     finally:
-        network.to(device).train(training)
+        network.to(device)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _save_agent(

@@ -50,14 +50,16 @@ def verify_bundle(
     its stage's masked torch module. Paths: option 1 everywhere, option k everywhere,
     random ones per sample, and the agent's own.
 
+    One thread, so that exporting starts no thread pool in the caller's process.
+
     Raises:
         VerificationError: A deviation over the tolerance; it names stage and options, or the path.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(samples, *network.input_shape, generator=generator)
     bundle = open_bundle(folder)
-    worst, worst_file = _verify_branches(network, manifest, ort.opener(bundle), images, progress)
-    with Controller(manifest, ort.opener(bundle)) as controller:
+    worst, worst_file = _verify_branches(network, manifest, ort.opener(bundle, threads=1), images, progress)
+    with Controller(manifest, ort.opener(bundle, threads=1)) as controller:
         forced = [torch.ones_like(network.full_options(samples)), network.full_options(samples)]
         for _ in range(_RANDOM_PATHS):
             shape = (samples, len(network.decisions))

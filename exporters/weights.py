@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["WEIGHTS_FILE", "WeightFile"]
+from rnp_deploy.bundle.manifest import WEIGHTS_FILE
 
-WEIGHTS_FILE = "weights.bin"
+__all__ = ["WeightFile"]
+
 _ALIGNMENT = 64  # a cache line, and the widest vector load
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnp_deploy.bundle.manifest import BranchManifest, Manifest
 from rnp_deploy.bundle.reading import open_bundle
-from rnp_deploy.engine import Engine, OpenEngine
+from rnp_deploy.engine import Arrays, Engine, OpenEngine
 from rnp_deploy.errors import ControllerClosedError, EngineError, InputError
 from rnp_deploy.routing import RoutedTensor, rows_by_options
 
@@ -175,15 +175,15 @@ class Controller:
             if stage.decision is not None and prices is not None:
                 step = self.manifest.agent.steps[stage.decision]
                 feeds = {"features": tensors[step.features].take(every), "state": state, "penalty": prices}
-                decided = self._engine(step.file).run(feeds)
-                options[:, stage.decision] = decided["option"]
+                decided = self._compute(step.file, feeds, ("option", "next_state"))
+                options[:, stage.decision] = self._in_range(decided["option"], step.file)
                 state = decided["next_state"]
             made = {tensor.name: RoutedTensor(batch) for tensor in stage.outputs}
             own = () if stage.decision is None else (stage.decision,)
             for rows, key in rows_by_options(options[:, [*stage.input_decisions, *own]]):
                 branch = self._branches[s][key]
                 feeds = {tensor.name: tensors[tensor.name].take(rows) for tensor in stage.inputs}
-                results = self._engine(branch.file).run(feeds)
+                results = self._compute(branch.file, feeds, made)
                 for name, routed in made.items():
                     routed.put(rows, results[name])
                 macs[rows] += branch.macs
@@ -192,6 +192,21 @@ class Controller:
                 if self._last_use[tensor.name] == s:
                     del tensors[tensor.name]
         return Result(tensors[self.manifest.outputs[0].name].take(every), options, macs)
+
+    def _compute(self, path: str, feeds: Arrays, wanted: Iterable[str]) -> Arrays:
+        results = self._engine(path).run(feeds)
+        missing = [name for name in wanted if name not in results]
+        if missing:
+            raise EngineError(f"{path} has no output {missing[0]!r}; the bundle does not fit its manifest")
+        return results
+
+    def _in_range(self, option: NDArray[np.int64], path: str) -> NDArray[np.int64]:
+        if option.min() < 1 or option.max() > self.manifest.groups:
+            raise EngineError(
+                f"{path} chose option {option.min()}..{option.max()}; "
+                f"this network has 1..{self.manifest.groups}"
+            )
+        return option
 
     def _engine(self, path: str) -> Engine:
         engine = self._engines.get(path)

@@ -29,20 +29,21 @@ class ImageData:
         train_labels: ``[N]`` int64, 0..len(classes)-1.
         test_images: As ``train_images``; for reporting, never for choosing.
         test_labels: As ``train_labels``.
-        test_scans: ``[N, h, w]`` uint8, the pixels ``test_images`` were made from.
         classes: Their names.
-        preprocessing: How a scan becomes an input.
+        preprocessing: How an image file becomes an input.
         name: What :func:`load_data` knows it by.
+        test_scans: ``[N, h, w]`` uint8, the pixels ``test_images`` were made from, where
+            they are to be written as files.
     """
 
     train_images: NDArray[np.float32]
     train_labels: NDArray[np.int64]
     test_images: NDArray[np.float32]
     test_labels: NDArray[np.int64]
-    test_scans: NDArray[np.uint8]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     name: str
+    test_scans: NDArray[np.uint8] | None = None
 
 
 def load_data(name: str) -> ImageData:
@@ -107,6 +108,8 @@ def write_sample_images(data: ImageData, folder: str | Path, count: int = 12) ->
     """
     from PIL import Image
 
+    if data.test_scans is None:
+        raise InputError(f"the data set {data.name!r} has no scans to write")
     folder = Path(folder)
     paths = []
     try:

@@ -11,7 +11,8 @@
     ├── CheckpointError                missing, foreign or unsafe checkpoint
     ├── ExportError
     │   └── VerificationError          an exported branch differs from the reference
-    ├── OutputExistsError              would overwrite; pass the overwrite flag
+    ├── OutputError                    the output cannot be written
+    │   └── OutputExistsError          would overwrite; pass the overwrite flag
     ├── BundleError
     │   ├── FormatVersionError         written by another major version
     │   └── IntegrityError             a file or value differs from what was recorded
@@ -34,6 +35,7 @@ __all__ = [
     "MissingRuntimeError",
     "NetworkError",
     "NothingPrunableError",
+    "OutputError",
     "OutputExistsError",
     "RnpError",
     "TracingError",
@@ -78,7 +80,11 @@ class VerificationError(ExportError):
     """An exported branch differs from the masked torch reference."""
 
 
-class OutputExistsError(RnpError):
+class OutputError(RnpError):
+    """The output path cannot be written."""
+
+
+class OutputExistsError(OutputError):
     """The output path holds something already, and overwriting was not asked for."""
 
 

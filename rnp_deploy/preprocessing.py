@@ -51,6 +51,10 @@ def _read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]
 
     try:
         with Image.open(path) as image:
-            return image_array(image, preprocessing)
+            deep = image.mode[0] in "IF"
+            array = None if deep else image_array(image, preprocessing)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         raise InputError(f"{path} cannot be read as an image: {err}") from err
+    if array is None:
+        raise InputError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
+    return array

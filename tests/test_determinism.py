@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
 
 import networks
 from rnp_deploy import Controller
+from rnp_deploy.errors import IntegrityError
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 
@@ -56,3 +59,15 @@ def test_one_thread_and_many_agree(exported):
     with Controller.load(case.path, threads=1) as one, Controller.load(case.path) as many:
         alone, together = (c.run(images, options=options).outputs for c in (one, many))
     assert np.abs(alone - together).max() <= 1e-5 * np.abs(together).max()
+
+
+def test_weights_replaced_after_loading_are_refused(exported, tmp_path):
+    """A service must not mix graphs it checked with weights it did not."""
+    path = shutil.copytree(exported("chain").path, tmp_path / "bundle")
+    images = exported("chain").images(1).numpy()
+    with Controller.load(path) as controller:
+        weights = (path / "weights.bin").read_bytes()
+        (path / "weights.bin").unlink()
+        (path / "weights.bin").write_bytes(weights)
+        with pytest.raises(IntegrityError, match=r"weights\.bin was replaced after loading"):
+            controller.run(images)

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = "1.0"
+WEIGHTS_FILE = "weights.bin"
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(ge=1, lt=2**31)]
@@ -282,7 +283,7 @@ class Manifest(_Frozen):
         }
         if len(listed) != len(self.files):
             raise ValueError("a file is listed twice")
-        missing = sorted(used - listed)
+        missing = sorted((used | {WEIGHTS_FILE}) - listed)
         if missing:
             raise ValueError(f"{missing[0]} is used but not listed under files")
         other = sorted(path for path in used if not path.endswith(".onnx"))

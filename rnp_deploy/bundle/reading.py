@@ -28,15 +28,25 @@ class Bundle:
         path: The directory.
         manifest: Checked.
         graphs: Relative path → bytes of every ``.onnx`` file, as they were hashed.
+        on_disk: Relative path → identity of every other file when it was hashed.
     """
 
     path: Path
     manifest: Manifest
     graphs: dict[str, bytes]
+    on_disk: dict[str, tuple[int, ...]]
 
     def graph(self, path: str) -> bytes:
         """The verified bytes of one graph."""
         return self.graphs[path]
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were replaced after they were hashed; raises IntegrityError."""
+        for relative, identity in self.on_disk.items():
+            if _identity(self.path / relative) != identity:
+                raise IntegrityError(
+                    f"{self.path / relative} was replaced after loading; load the bundle again"
+                )
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -50,12 +60,23 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     manifest = read_manifest(path)
-    graphs = {}
+    graphs, on_disk = {}, {}
     for file in manifest.files:
+        identity = _identity(path / file.path)
         data = _verified(path, file)
-        if data is not None:
+        if data is None:
+            on_disk[file.path] = identity
+        else:
             graphs[file.path] = data
-    return Bundle(path, manifest, graphs)
+    return Bundle(path, manifest, graphs, on_disk)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -77,15 +98,16 @@ def read_manifest(path: Path) -> Manifest:
     recorded = raw.pop("manifest_sha256", None)
     if recorded != canonical_sha256(raw, without="manifest_sha256"):
         raise IntegrityError(f"{file}: its values are not those it was written with; copy or export it anew")
+    files = raw.get("files")
+    for entry in files if isinstance(files, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+            _confined(path, entry["path"])
     try:
-        manifest = Manifest.model_validate_json(dump_json(raw), extra="ignore" if newer else "forbid")
+        return Manifest.model_validate_json(dump_json(raw), extra="ignore" if newer else "forbid")
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise BundleError(f"{file}: {where}: {first['msg']}; export the bundle again") from err
-    for entry in manifest.files:
-        _confined(path, entry.path)
-    return manifest
 
 
 def _check_version(file: Path, version: Any) -> bool:

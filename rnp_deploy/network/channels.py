@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from rnp_deploy.network.tracing import channel_shape
+from rnp_deploy.network.tracing import tensor_shape
 
 __all__ = ["ChannelAnalysis", "Channels", "ConvRole", "ParameterCut", "analyse_channels"]
 
@@ -48,6 +48,7 @@ _ADDITIONS: frozenset[Any] = frozenset({operator.add, torch.add, "add"})
 _ARITHMETIC: frozenset[Any] = _ADDITIONS | {
     operator.sub, operator.mul, operator.truediv, torch.sub, torch.mul, "sub", "mul",
 }  # fmt: skip
+_SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -147,7 +148,7 @@ def analyse_channels(traced: fx.GraphModule, groups: int) -> ChannelAnalysis:
             state.follows[node.name] = channels
     for conv in state.convs:
         module = traced.get_submodule(conv)
-        if isinstance(module, nn.Conv2d) and conv not in state.whole:
+        if type(module) is nn.Conv2d and conv not in state.whole:
             _refuse_unsuitable(state, conv, module, groups)
     roles = tuple(_role(state, conv) for conv in state.convs)
     prunable = {role.conv for role in roles if role.role == "prunable"}
@@ -185,9 +186,8 @@ def _visit_call(state: _Pass, node: fx.Node, inputs: list[Channels | None]) -> t
     module = state.traced.get_submodule(path)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and path not in state.convs:
         state.convs.append(path)
-    shared = path in state.tied or (state.calls[path] > 1 and next(module.parameters(), None) is not None)
-    if shared:
-        why = f"{path} shares its weights" if path in state.tied else f"{path} is used more than once"
+    why = _unusual(state, path, module)
+    if why is not None:
         state.whole.setdefault(path, why)
         for channels in inputs:
             state.require(channels, why)
@@ -195,6 +195,17 @@ def _visit_call(state: _Pass, node: fx.Node, inputs: list[Channels | None]) -> t
     if len(inputs) != 1:
         return False, None
     return True, _visit_module(state, node, path, module, inputs[0])
+
+
+def _unusual(state: _Pass, path: str, module: nn.Module) -> str | None:
+    """Why a module's weights must not be cut, whatever its kind."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return f"{path} has hooks"
+    if path in state.tied:
+        return f"{path} shares its weights"
+    if state.calls[path] > 1 and any(True for _ in (*module.parameters(), *module.buffers())):
+        return f"{path} is used more than once"
+    return None
 
 
 def _visit_module(
@@ -205,7 +216,7 @@ def _visit_module(
         return _visit_conv(state, node, path, module, channels)  # type: ignore[arg-type]
     if channels is None:
         return None
-    if kind is nn.Linear and len(channel_shape(node) or ()) == 2:
+    if kind is nn.Linear and len(tensor_shape(node) or ()) == 2:
         state.readers[node.name] = channels.conv
         state.cut(path, channels, "weight", axis=1)
         return None
@@ -255,7 +266,7 @@ def _visit_function(node: fx.Node, inputs: list[Channels | None]) -> tuple[bool,
             target in (torch.mean, "mean") and _means_over_space(node)
         ):
             return True, _resized(node, first)
-        if target in (getattr, "size", "dim"):
+        if target in ("size", "dim") or (target is getattr and node.args[1] in _SHAPE_ATTRIBUTES):
             return True, None  # a shape; cutting refuses one that would name channels
     if len(inputs) == 2 and inputs[0] == inputs[1] and target in _ARITHMETIC:
         return True, first  # x * sigmoid(x): one producer, still per channel
@@ -263,12 +274,12 @@ def _visit_function(node: fx.Node, inputs: list[Channels | None]) -> tuple[bool,
 
 
 def _flattens(node: fx.Node) -> bool:
-    before, after = channel_shape(node.all_input_nodes[0]), channel_shape(node)
+    before, after = tensor_shape(node.all_input_nodes[0]), tensor_shape(node)
     return before is not None and after is not None and len(after) == 2 and before[0] == after[0]
 
 
 def _means_over_space(node: fx.Node) -> bool:
-    before = channel_shape(node.all_input_nodes[0])
+    before = tensor_shape(node.all_input_nodes[0])
     dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     if before is None or len(before) != 4 or not isinstance(dims, tuple | list):
         return False
@@ -276,7 +287,7 @@ def _means_over_space(node: fx.Node) -> bool:
 
 
 def _resized(node: fx.Node, channels: Channels) -> Channels:
-    before, after = channel_shape(node.all_input_nodes[0]), channel_shape(node)
+    before, after = tensor_shape(node.all_input_nodes[0]), tensor_shape(node)
     if before is None or after is None:  # both were checked by the caller
         return channels
     return Channels(channels.conv, channels.repeat * after[1] // before[1])
@@ -298,17 +309,23 @@ def _role(state: _Pass, conv: str) -> ConvRole:
         return ConvRole(conv, "follower", f"depthwise: follows {producer}")
     if conv in state.whole:
         return ConvRole(conv, "whole", state.whole[conv])
-    if not isinstance(state.traced.get_submodule(conv), nn.Conv2d):
-        return ConvRole(conv, "whole", "not a 2-d convolution")
+    kind = type(state.traced.get_submodule(conv))
+    if kind is not nn.Conv2d:
+        return ConvRole(conv, "whole", f"{kind.__name__} is not a plain 2-d convolution")
     return ConvRole(conv, "prunable", "only convolutions and linear layers read its channels")
 
 
 def _tied_modules(traced: fx.GraphModule) -> frozenset[str]:
-    """Paths of modules one of whose parameters belongs to another module too."""
+    """Paths of modules one of whose tensors is used by another module or by name too."""
     owners: dict[int, list[str]] = {}
-    for name, parameter in traced.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name.rpartition(".")[0])
-    return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths)
+    tensors = (
+        *traced.named_parameters(remove_duplicate=False),
+        *traced.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in tensors:
+        owners.setdefault(id(tensor), []).append(name.rpartition(".")[0])
+    by_name = {str(node.target).rpartition(".")[0] for node in traced.graph.nodes if node.op == "get_attr"}
+    return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths) | by_name
 
 
 def _describe(state: _Pass, node: fx.Node) -> str:

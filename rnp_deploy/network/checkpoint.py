@@ -79,7 +79,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool
 
     network = checkpoint.network
     with atomic_directory(Path(path), overwrite=overwrite, marker=CONFIG_FILE) as folder:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        tensors = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
+        }
         save_file(tensors, folder / WEIGHTS_FILE)
         channels, height, width = network.input_shape
         config = _Config(

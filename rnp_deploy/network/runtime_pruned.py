@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from rnp_deploy.errors import InputError, NothingPrunableError
+from rnp_deploy.errors import InputError, NothingPrunableError, TracingError
 from rnp_deploy.network.agent import Agent, StepOutput
 from rnp_deploy.network.channels import ChannelAnalysis, analyse_channels
 from rnp_deploy.network.macs import LayerMacs, layer_macs
 from rnp_deploy.network.ordering import filter_order, reorder_channels
 from rnp_deploy.network.stages import Decision, Stage, cut_stages
-from rnp_deploy.network.tracing import trace_backbone
+from rnp_deploy.network.tracing import noise_like, same_outputs, trace_backbone
 
 __all__ = ["RuntimePrunedNetwork"]
 
@@ -98,6 +98,9 @@ class RuntimePrunedNetwork(nn.Module):
             raise NothingPrunableError(
                 f"no convolution of {type(backbone).__name__} can be pruned: {reasons}"
             )
+        noise = noise_like(example_input)
+        with torch.no_grad():
+            expected = traced(noise)
         convs = {conv: traced.get_submodule(conv) for conv in analysis.prunable}
         orders = {conv: filter_order(module) for conv, module in convs.items()}  # type: ignore[arg-type]
         reorder_channels(traced, analysis.cuts, orders)
@@ -109,7 +112,15 @@ class RuntimePrunedNetwork(nn.Module):
         channels = [decision.feature_channels for decision in decisions]
         agent = Agent(channels, groups, state_size, state_size, penalty).to(example_input)
         input_shape = tuple(example_input.shape[1:])
-        return cls(traced, agent, analysis, stages, decisions, groups, input_shape).eval()
+        network = cls(traced, agent, analysis, stages, decisions, groups, input_shape).eval()
+        with torch.no_grad():
+            same = same_outputs(network.run(noise, network.full_options(2).to(noise.device)), expected)
+        if not same:
+            raise TracingError(
+                f"cut into stages, {type(backbone).__name__} gives other outputs than before; "
+                "please report the network: its channels are used in a way that was not understood"
+            )
+        return network
 
     def forward(self, images: Tensor, penalty: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Let the agent decide.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from rnp_deploy.errors import TracingError
 from rnp_deploy.network.channels import ChannelAnalysis, Channels
-from rnp_deploy.network.tracing import channel_shape
+from rnp_deploy.network.tracing import tensor_shape
 
 __all__ = ["Decision", "Stage", "StageTensor", "cut_stages", "mask_channels", "pool_features"]
 
@@ -131,10 +131,10 @@ def cut_stages(
     pooled: dict[str, fx.Node] = {}
     decisions = []
     for node in nodes:
-        source = node.args[0] if node.op == "call_module" else None
         conv = str(node.target)
-        if conv not in index_of or not isinstance(source, fx.Node):
+        if node.op != "call_module" or conv not in index_of:
             continue
+        source = node.all_input_nodes[0]
         if source.name not in pooled:
             pooled[source.name] = edges.pool(source)
         features = edges.tensor(pooled[source.name])
@@ -172,6 +172,12 @@ class _Edges:
         self._index_of = index_of
         self._widths = widths
         self.pooled: dict[fx.Node, StageTensor] = {}
+        self.constants: dict[fx.Node, None] = {}  # in execution order
+        for node in graph.nodes:
+            if node.op not in ("placeholder", "output") and all(
+                source in self.constants for source in node.all_input_nodes
+            ):
+                self.constants[node] = None
         with graph.inserting_before(next(iter(graph.nodes))):
             self.options = tuple(graph.placeholder(f"option_{t}") for t in range(len(index_of)))
 
@@ -183,7 +189,7 @@ class _Edges:
         """
         if node in self.pooled:
             return self.pooled[node]
-        shape = channel_shape(node)
+        shape = tensor_shape(node)
         if shape is None:
             raise TracingError(
                 f"{node.name} is not a tensor and is used on both sides of a decision; "
@@ -201,11 +207,10 @@ class _Edges:
 
     def pool(self, source: fx.Node) -> fx.Node:
         """Pool a tensor where it is made, so that no later stage has to read it for that."""
-        shape = channel_shape(source)
+        shape = tensor_shape(source)
         if shape is None:
             raise TracingError(f"{source.name} enters a convolution but has no known shape")
-        after = source if source.op != "placeholder" else self.options[-1]
-        with self._graph.inserting_after(after):
+        with self._graph.inserting_after(source):
             pooled = self._graph.call_function(pool_features, (source,))
         channels = self._follows.get(source.name)
         if channels is not None:
@@ -229,6 +234,17 @@ class _Edges:
         return self._graph.call_function(mask_channels, (source, option, widths))
 
 
+def _closure(constants: Iterable[fx.Node], sources: Iterable[fx.Node]) -> list[fx.Node]:
+    """The constants that ``sources`` are or depend on, in execution order."""
+    needed = set(sources)
+    kept = []
+    for node in reversed(list(constants)):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+            kept.append(node)
+    return kept[::-1]
+
+
 def _pieces(graph: fx.Graph, firsts: Sequence[fx.Node]) -> list[list[fx.Node]]:
     pieces: list[list[fx.Node]] = [[]]
     for node in graph.nodes:
@@ -240,14 +256,13 @@ def _pieces(graph: fx.Graph, firsts: Sequence[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _stage(traced: fx.GraphModule, edges: _Edges, pieces: list[list[fx.Node]], index: int) -> Stage:
-    # A parameter read by name belongs to each stage that reads it, not to an edge.
-    nodes = [node for node in pieces[index] if node.op != "get_attr"]
+    # What depends on no image has no batch axis: it belongs to each stage that reads it, not to an edge.
+    nodes = [node for node in pieces[index] if node not in edges.constants]
     sources = dict.fromkeys(source for node in nodes for source in node.all_input_nodes)
-    attributes = [source for source in sources if source.op == "get_attr"]
     inputs = [
         source
         for source in sources
-        if source not in nodes and source not in edges.options and source not in attributes
+        if source not in nodes and source not in edges.options and source not in edges.constants
     ]
     outputs = [
         node for node in nodes if node in edges.pooled or any(user not in nodes for user in node.users)
@@ -259,7 +274,7 @@ def _stage(traced: fx.GraphModule, edges: _Edges, pieces: list[list[fx.Node]], i
     copies = {node: graph.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)}
     for t in input_decisions if decision is None else [*input_decisions, decision]:
         copies[edges.options[t]] = graph.placeholder(f"option_{t}")
-    for node in (*attributes, *nodes):
+    for node in (*_closure(edges.constants, sources), *nodes):
         copies[node] = graph.node_copy(node, lambda source: copies[source])
     graph.output(tuple(copies[node] for node in outputs))
     graph.lint()

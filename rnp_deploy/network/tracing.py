@@ -8,21 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from rnp_deploy.errors import InputError, TracingError
 
-__all__ = ["channel_shape", "trace_backbone"]
+__all__ = ["noise_like", "same_outputs", "tensor_shape", "trace_backbone"]
 
 _RESHAPES: tuple[Any, ...] = (torch.reshape, torch.flatten, "view", "reshape", "flatten")
-_OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-}
 _TOLERANCE = 1e-4
 
 
@@ -56,10 +50,14 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> fx.GraphModule
         )
     if example_input.shape[0] < 1:
         raise InputError("example_input is an empty batch; pass at least one image")
-    original = copy.deepcopy(backbone).eval()
-    # Noise, since an example of zeros would hide what depends on other samples.
-    noise = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
-    images = noise.to(example_input)
+    try:
+        original = copy.deepcopy(backbone).eval()
+    except RuntimeError as err:
+        raise TracingError(
+            f"{type(backbone).__name__} cannot be copied: {err}; remove pruning and weight "
+            "reparametrisations first (torch.nn.utils.prune.remove, remove_weight_norm)"
+        ) from err
+    images = noise_like(example_input)
     expected = _forward(original, images, "the backbone cannot run on the example input")
     traced = _symbolic_trace(original)
     _write_out_of_place(traced)
@@ -75,10 +73,24 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> fx.GraphModule
     return traced
 
 
-def channel_shape(node: fx.Node) -> tuple[int, ...] | None:
+def noise_like(example_input: Tensor) -> Tensor:
+    """Two random images: an example of zeros would hide what depends on channels or other samples."""
+    noise = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
+    return noise.to(example_input)
+
+
+def tensor_shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of the tensor a node makes, batch first, or None where it makes no tensor."""
     meta = node.meta.get("tensor_meta")
     return tuple(meta.shape) if isinstance(meta, TensorMetadata) else None
+
+
+def same_outputs(got: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs agree to float rounding."""
+    scale = float(expected.abs().max()) or 1.0
+    return got.shape == expected.shape and torch.allclose(
+        got, expected, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True
+    )
 
 
 def _forward(module: Callable[[Tensor], Any], images: Tensor, complaint: str) -> Tensor:
@@ -121,30 +133,49 @@ def _symbolic_trace(original: nn.Module) -> fx.GraphModule:
 
 
 def _write_out_of_place(traced: fx.GraphModule) -> None:
-    """Let every operation make a tensor of its own; what relied on the alias, the check finds."""
+    """Let every operation make a tensor of its own, and let what came after read that."""
+    nodes = list(traced.graph.nodes)
+    for position, node in enumerate(nodes):
+        if not _becomes_out_of_place(traced, node):
+            continue
+        source = node.all_input_nodes[0]
+        for user in nodes[position + 1 :]:
+            if source in user.all_input_nodes:
+                user.replace_input_with(source, node)
     for module in traced.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-    for node in traced.graph.nodes:
-        name = str(node.target)
-        if node.op == "call_method" and name.endswith("_") and hasattr(Tensor, name[:-1]):
-            node.target = name[:-1]
-        elif node.op == "call_function":
-            node.target = _OUT_OF_PLACE.get(node.target, node.target)
-            if "inplace" in node.kwargs:
-                node.kwargs = {**node.kwargs, "inplace": False}
     traced.recompile()
+
+
+def _becomes_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Rewrite a node that overwrites its first input; tell whether it was one."""
+    name = str(node.target)
+    if node.op == "call_module":
+        return getattr(traced.get_submodule(name), "inplace", False) is True
+    if node.op == "call_method" and name.endswith("_") and callable(getattr(Tensor, name[:-1], None)):
+        node.target = name[:-1]
+        return True
+    function = str(getattr(node.target, "__name__", ""))
+    if node.op == "call_function" and function.endswith("_") and not function.startswith("_"):
+        node.target = getattr(F, function[:-1], None) or getattr(torch, function[:-1], node.target)
+        return True
+    if node.kwargs.get("inplace") is True:
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    return False
 
 
 def _replace_flattening(traced: fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
-        if node.target not in _RESHAPES or not isinstance(node.args[0], fx.Node):
+        if node.target not in _RESHAPES or not node.all_input_nodes:
             continue
-        before, after = channel_shape(node.args[0]), channel_shape(node)
+        source = node.all_input_nodes[0]
+        before, after = tensor_shape(source), tensor_shape(node)
         if before is None or after is None or len(after) != 2 or before[0] != after[0]:
             continue
         with traced.graph.inserting_before(node):
-            flat = traced.graph.call_function(torch.flatten, (node.args[0], 1))
+            flat = traced.graph.call_function(torch.flatten, (source, 1))
         node.replace_all_uses_with(flat)
         traced.graph.erase_node(node)
     traced.graph.eliminate_dead_code()
@@ -162,15 +193,15 @@ def _fold_static_sizes(traced: fx.GraphModule) -> None:
 
 def _static_size(node: fx.Node) -> Any:
     if node.target == "size" and len(node.args) == 2 and isinstance(node.args[0], fx.Node):
-        shape, index = channel_shape(node.args[0]), node.args[1]
+        shape, index = tensor_shape(node.args[0]), node.args[1]
     elif node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         sizes = node.args[0]
         is_shape = sizes.target == "size" or (sizes.target is getattr and sizes.args[1] == "shape")
-        shape = channel_shape(sizes.args[0]) if is_shape and isinstance(sizes.args[0], fx.Node) else None
+        shape = tensor_shape(sizes.args[0]) if is_shape and isinstance(sizes.args[0], fx.Node) else None
         index = node.args[1]
     else:
-        plain = node.op == "call_function" and not node.all_input_nodes
-        if plain and all(isinstance(arg, int) for arg in node.args) and not node.kwargs:
+        plain = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+        if plain and all(isinstance(arg, int) for arg in node.args):
             return node.target(*node.args)  # type: ignore[operator]
         return None
     if shape is None or not isinstance(index, (int, slice)):
@@ -186,11 +217,8 @@ def _check_trace(traced: fx.GraphModule, images: Tensor, expected: Tensor) -> No
     fewer = images[:1]
     outputs = _forward(traced, images, "the traced backbone cannot run")
     alone = _forward(traced, fewer, "the traced backbone cannot run on a single image")
-    scale = float(expected.abs().max()) or 1.0
     for got, wanted in ((outputs, expected), (alone, expected[:1])):
-        if got.shape != wanted.shape or not torch.allclose(
-            got, wanted, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True
-        ):
+        if not same_outputs(got, wanted):
             raise TracingError(
                 "the traced backbone gives other outputs than the backbone; a forward() that depends "
                 "on the batch size, on randomness or on other samples cannot be pruned per sample"

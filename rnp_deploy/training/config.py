@@ -60,6 +60,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value, least = getattr(self, name), _COUNTS.get(name, 0)
+            if isinstance(value, str) or (name in (*_COUNTS, "seed") and not isinstance(value, int)):
+                raise InputError(f"{name} is {value!r}; pass a whole number")
             if not (least <= value < math.inf) or (name.endswith("_rate") and value == 0):
                 raise InputError(
                     f"{name} is {value!r}; pass a number {'above' if not least else 'of at least'} {least}"

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from rnp_deploy.atomic import atomic_directory, check_output
-from rnp_deploy.errors import InputError, OutputExistsError, RnpError
+from rnp_deploy.errors import InputError, OutputError, OutputExistsError, RnpError
 
 MARKER = "mine.json"
 
@@ -69,7 +69,7 @@ def test_an_output_that_cannot_be_renamed_leaves_the_earlier_one(earlier, monkey
         return rename(self, target)
 
     monkeypatch.setattr(type(earlier), "rename", fail)
-    with pytest.raises(OSError, match="went away"):
+    with pytest.raises(OutputError, match=r"out cannot be written: the disk went away"):
         write(earlier, overwrite=True)
     assert (earlier / MARKER).read_text() == "earlier"
     assert os.listdir(earlier.parent) == ["out"]

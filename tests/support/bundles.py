@@ -70,7 +70,7 @@ def small_manifest() -> Manifest:
                 decision=1, input_decisions=(0,), inputs=(x0, x1), outputs=(outputs,), branches=tuple(twos)
             ),
         ),
-        files=tuple(FileManifest(path=path, bytes=1, sha256="0" * 64) for path in graphs),
+        files=tuple(FileManifest(path=path, bytes=1, sha256="0" * 64) for path in (*graphs, "weights.bin")),
         verification=Verification(
             samples=0,
             tolerance=1e-4,

@@ -164,15 +164,18 @@ class InPlace(nn.Module):
         self.conv3 = nn.Conv2d(8, 12, 3, 1, 1)
         self.conv4 = nn.Conv2d(12, 8, 1)
         self.fc = nn.Linear(8, 4)
+        self.gain = nn.Parameter(torch.ones(8))
 
     def forward(self, x: Tensor) -> Tensor:
+        gain = self.gain.sigmoid().view(1, -1, 1, 1)
         x = self.stem(x)
-        h = F.relu(self.conv1(x), inplace=True)
-        x += self.conv2(h)
+        h = F.relu(self.conv1(input=x), inplace=True)
+        x += self.conv2(h) * gain
         x.relu_()
+        F.leaky_relu_(x, 0.2)
         x = self.bn1(self.shared(x)) + self.bn2(self.shared(x * 0.5))
         x = x.add_(self.conv4(torch.relu_(self.conv3(x))))
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return self.fc(torch.flatten(input=F.adaptive_avg_pool2d(x * gain, 1), start_dim=1))
 
 
 def chain(norm: bool) -> nn.Module:

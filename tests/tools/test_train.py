@@ -57,7 +57,7 @@ def test_the_report_is_one_line_and_progress_is_elsewhere(tmp_path: Path) -> Non
     assert result.stdout.startswith("test accuracy ")
     assert result.stdout.endswith("450 held-out images)\n")
     assert result.stdout.count("\n") == 1
-    assert "agent and backbone: 120/120" in result.stderr
+    assert "agent and backbone: 220/220" in result.stderr
     again = invoke("-o", tmp_path / "out", *TINY, "--overwrite")
     assert again.stdout == result.stdout
 

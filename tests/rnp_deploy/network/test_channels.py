@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.channels import analyse_channels
 from rnp_deploy.network.tracing import trace_backbone
 
@@ -116,6 +117,44 @@ def test_a_depthwise_conv_follows_and_its_weights_are_cut():
     assert {(cut.name, cut.axis) for cut in analysis.cuts if cut.conv == "c"} == {
         ("c.weight", 0), ("c.bias", 0), ("dw.weight", 0), ("dw.bias", 0), ("d.weight", 1)
     }  # fmt: skip
+
+
+def read_by_name(m, x):
+    return head(m, m.d(m.c(x)) + F.conv2d(x, m.c.weight, padding=1))
+
+
+def hooked(module):
+    module.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    return module
+
+
+UNUSUAL = [
+    ("weight read by name", read_by_name, {}, "c", "shares"),
+    ("hooks", lambda m, x: head(m, m.d(m.h(x))), {"h": hooked(nn.Conv2d(8, 8, 1))}, "h", "hooks"),
+    ("parametrized", lambda m, x: head(m, m.d(m.p(x))),
+     {"p": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))}, "p", "plain"),
+    ("spectral norm", lambda m, x: head(m, m.d(m.s(x))), {"s": nn.utils.spectral_norm(nn.Conv2d(8, 8, 1))}, "s", "hooks"),
+    ("norm without weights used twice", lambda m, x: head(m, m.d(m.bn(m.c(x)))) + head(m, m.d2(m.bn(m.c2(x)))),
+     {"bn": nn.BatchNorm2d(8, affine=False), "c2": nn.Conv2d(8, 8, 1), "d2": nn.Conv2d(8, 8, 1)}, "c", "bn is used more than once"),
+    ("attribute of a tensor", lambda m, x: m.fc(m.c(x).mean((2, 3)).data), {}, "c", "getattr"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("forward", "modules", "conv", "words"), [case[1:] for case in UNUSUAL], ids=[case[0] for case in UNUSUAL]
+)
+def test_unusual_weights_stay_whole_and_the_network_what_it_was(forward, modules, conv, words):
+    network = Net(forward, **modules, g=nn.Conv2d(4, 8, 1), e=nn.Conv2d(8, 4, 1)).eval()
+    network._forward = lambda m, x: forward(m, m.g(F.relu(m.e(x))))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images)
+        pruned = RuntimePrunedNetwork.from_backbone(network, images)
+        assert torch.allclose(pruned.run(images, pruned.full_options(2)), expected, atol=1e-5)
+    found = {role.conv: role for role in pruned.analysis.roles}
+    assert found[conv].role == "whole"
+    assert words in found[conv].reason
+    assert found["e"].role == "prunable"
 
 
 def test_shared_weights_stay_whole():
