@@ -17,7 +17,7 @@ from rnp_deploy.bundle.reading import Bundle
 from rnp_deploy.engine import Arrays, OpenEngine
 from rnp_deploy.errors import EngineError, InputError, MissingRuntimeError
 
-__all__ = ["OrtEngine", "engine_from_onnx", "opener"]
+__all__ = ["OrtEngine", "engine_from_onnx", "opener", "threads_in_use"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,11 @@ def engine_from_onnx(graph: bytes, weights_folder: Path, where: str, threads: in
     except Exception as err:  # pybind raises classes of its own that share no root
         raise EngineError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {err}") from err
     return OrtEngine(session, where)
+
+
+def threads_in_use() -> int | None:
+    """What to ask for to change nothing: the pool's size (None: one per core), or 1 where there is none."""
+    return 1 if _pool_threads is None else _pool_threads or None
 
 
 def _check(threads: int | None) -> Any:

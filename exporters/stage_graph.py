@@ -82,8 +82,9 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
         if not isinstance(conv_node, fx.Node) or conv_node.op != "call_module" or len(conv_node.users) > 1:
             continue
         norm, conv = module.get_submodule(str(node.target)), module.get_submodule(str(conv_node.target))
-        folds = type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats
-        if folds and calls[str(conv_node.target)] == 1:
+        if type(norm) is not nn.BatchNorm2d or type(conv) is not nn.Conv2d:
+            continue
+        if norm.track_running_stats and calls[str(conv_node.target)] == 1:
             module.set_submodule(str(conv_node.target), fuse_conv_bn_eval(conv.eval(), norm.eval()))
             node.replace_all_uses_with(conv_node)
             module.graph.erase_node(node)

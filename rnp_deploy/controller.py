@@ -132,7 +132,8 @@ class Controller:
         Args:
             images: float32 ``[N, C, H, W]``, finite, N ≥ 1.
             penalty: Price of one more group, one number or ``[N]``; None is the trained one.
-            options: Integers ``[N, T]`` in 1..k: take these, and skip the agent.
+            options: Integers ``[N, T]`` in 1..k: take these, and skip the agent;
+                the penalty then has no say.
 
         Raises:
             InputError: Images, penalty or options that do not fit.

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from rnp_deploy.bundle.manifest import Manifest
-from rnp_deploy.bundle.reading import open_bundle, read_manifest
+from rnp_deploy.bundle.reading import check_sizes, open_bundle, read_manifest
 from rnp_deploy.tools.command import RnpCommand, print_json, print_table
 
 __all__ = ["main"]
@@ -17,11 +17,12 @@ __all__ = ["main"]
 
 @click.command("rnp-inspect", cls=RnpCommand)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--check", is_flag=True, help="Verify the size and sha256 of every file.")
+@click.option("--check", is_flag=True, help="Verify the sha256 of every file, not its size alone.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def main(path: Path, check: bool, as_json: bool) -> None:
     """Show the stages, widths, branches, MACs and files of the bundle at PATH."""
     manifest = open_bundle(path).manifest if check else read_manifest(path)
+    check_sizes(path, manifest)
     report = describe(manifest)
     report["checked"] = check
     if as_json:

@@ -66,7 +66,7 @@ def main(
     as_json: bool,
     **settings: int | float,
 ) -> None:
-    """Train a small CNN and the agent that prunes it at run time; on two CPU cores this takes a minute."""
+    """Train a small CNN and the agent that prunes it at run time; on two CPU cores this takes one to two minutes."""
     import torch
 
     from rnp_deploy.atomic import check_output

@@ -15,7 +15,7 @@ from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, r
 from rnp_deploy.errors import BundleError, FormatVersionError, IntegrityError
 from rnp_deploy.hashing import file_sha256
 
-__all__ = ["MANIFEST_FILE", "Bundle", "open_bundle", "read_manifest"]
+__all__ = ["MANIFEST_FILE", "Bundle", "check_sizes", "open_bundle", "read_manifest"]
 
 MANIFEST_FILE = "manifest.json"
 
@@ -143,8 +143,13 @@ def _confined(root: Path, relative: str) -> Path:
     return path
 
 
-def _verified(root: Path, file: FileManifest) -> bytes | None:
-    """Check one file; return a graph's bytes, and None for what is read from disk later."""
+def check_sizes(root: Path, manifest: Manifest) -> None:
+    """Refuse missing files and sizes that differ, without reading a byte; raises IntegrityError."""
+    for file in manifest.files:
+        _sized(root, file)
+
+
+def _sized(root: Path, file: FileManifest) -> Path:
     path = _confined(root, file.path)
     try:
         status = path.stat()
@@ -154,6 +159,12 @@ def _verified(root: Path, file: FileManifest) -> bytes | None:
         raise IntegrityError(
             f"{path} has {status.st_size} bytes, the manifest says {file.bytes}; copy or export the bundle anew"
         )
+    return path
+
+
+def _verified(root: Path, file: FileManifest) -> bytes | None:
+    """Check one file; return a graph's bytes, and None for what is read from disk later."""
+    path = _sized(root, file)
     try:
         data = path.read_bytes() if path.suffix == ".onnx" else None
         digest = file_sha256(path) if data is None else hashlib.sha256(data).hexdigest()

@@ -158,7 +158,8 @@ def _becomes_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
         return True
     function = str(getattr(node.target, "__name__", ""))
     if node.op == "call_function" and function.endswith("_") and not function.startswith("_"):
-        node.target = getattr(F, function[:-1], None) or getattr(torch, function[:-1], node.target)
+        replacement: Any = getattr(F, function[:-1], None) or getattr(torch, function[:-1], node.target)
+        node.target = replacement
         return True
     if node.kwargs.get("inplace") is True:
         node.kwargs = {**node.kwargs, "inplace": False}
@@ -221,5 +222,6 @@ def _check_trace(traced: fx.GraphModule, images: Tensor, expected: Tensor) -> No
         if not same_outputs(got, wanted):
             raise TracingError(
                 "the traced backbone gives other outputs than the backbone; a forward() that depends "
-                "on the batch size, on randomness or on other samples cannot be pruned per sample"
+                "on the batch size, on randomness (F.dropout needs training=self.training) or on other "
+                "samples, or that writes into a view, cannot be pruned per sample"
             )

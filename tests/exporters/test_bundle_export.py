@@ -186,3 +186,15 @@ def test_overwriting_has_to_be_asked_for(tmp_path):
     export_bundle(network, tmp_path / "bundle", True, verify=0)
     assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_pooled_features_that_are_rounding_and_nothing_else_do_not_fail(tmp_path):
+    """The mean of an instance-normalised tensor is zero; its rounding is no deviation."""
+    network = RuntimePrunedNetwork.from_backbone(
+        torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.InstanceNorm2d(8, affine=True), torch.nn.Conv2d(8, 8, 3),
+            torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 100, 3),
+        ),
+        torch.zeros(1, 3, 16, 16),
+    )  # fmt: skip
+    assert export_bundle(network, tmp_path / "bundle").verification.max_branch_deviation < 1e-4

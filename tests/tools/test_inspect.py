@@ -65,10 +65,18 @@ def test_a_bundle_that_was_not_verified_says_so(bundle):
 
 
 def test_only_check_reads_the_files(bundle):
-    (bundle / GRAPH).write_bytes(b"changed")
+    size = (bundle / GRAPH).stat().st_size
+    (bundle / GRAPH).write_bytes(b"x" * size)
     assert json_report(main, [bundle])["checked"] is False
     for arguments in ([bundle, "--check"], [bundle, "--check", "--json"]):
         assert GRAPH in failure(main, arguments)
+
+
+def test_a_file_of_another_size_is_seen_without_check(bundle):
+    (bundle / GRAPH).write_bytes(b"changed")
+    assert GRAPH in failure(main, [bundle])
+    (bundle / GRAPH).unlink()
+    assert "is missing" in failure(main, [bundle])
 
 
 def test_check_of_a_whole_bundle_is_recorded(bundle):
