@@ -32,11 +32,10 @@ def static_graph(bundle: Bundle, options: Sequence[int]) -> bytes:
     except ImportError as err:
         raise MissingRuntimeError("joining graphs needs onnx; pip install 'rnp-deploy[bench]'") from err
     manifest = bundle.manifest
-    allowed = range(1, manifest.groups + 1)
-    if len(options) != len(manifest.decisions) or not all(option in allowed for option in options):
+    most = manifest.option_counts
+    if len(options) != len(most) or not all(o in range(1, k + 1) for o, k in zip(options, most, strict=True)):
         raise InputError(
-            f"options {list(options)} do not name a path; "
-            f"pass {len(manifest.decisions)} integers in 1..{manifest.groups}"
+            f"options {list(options)} do not name a path; pass {len(most)} integers from 1 to {list(most)}"
         )
     nodes: list[Any] = []
     initializers: list[Any] = []

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW
 from rnp_deploy.network.channels import ParameterCut
 from rnp_deploy.network.stages import StageTensor
 
-__all__ = ["cut_branch"]
+__all__ = ["cut_branch", "loaded_weight_bytes"]
 
 
 def cut_branch(
@@ -19,7 +20,7 @@ def cut_branch(
     tensors: Sequence[StageTensor],
     cuts: Mapping[str, Sequence[ParameterCut]],
     kept: Mapping[str, int],
-    kept_by_decision: Mapping[int, int],
+    options: Mapping[int, int],
 ) -> ir.Model:
     """Cut a stage down to the channels of one choice of options.
 
@@ -31,11 +32,10 @@ def cut_branch(
         tensors: The stage's inputs and outputs.
         cuts: Parameter name → its cuts.
         kept: Conv path → channels kept, for every option the stage depends on.
-        kept_by_decision: The same by decision.
+        options: Decision → option, of those the stage depends on.
 
     Returns:
-        The branch. Its inputs and outputs have the stage's names; pooled features are
-        padded with zeros to full width.
+        The branch. Its inputs and outputs have the stage's names.
     """
     model = stage.clone()
     graph = model.graph
@@ -44,40 +44,46 @@ def cut_branch(
             if not value.is_graph_output():
                 value.shape = value.type = None  # widths have changed; runtimes infer them
     cut_axes = {name: _kept_axes(cuts.get(name, ()), kept) for name in graph.initializers}
-    for node in graph:
-        _narrow_depthwise(node, cut_axes)
+    for node in list(graph):
+        _narrow_grouped(node, cut_axes)
+        if (node.domain, node.op_type) == ZEROS_FOLLOW:
+            _put_zeros(graph, node, options)
+    model.opset_imports.pop(ZEROS_FOLLOW[0], None)
     for name, axes in cut_axes.items():
         if axes:
             _cut_initializer(graph, graph.initializers[name], axes)
     described = {tensor.name: tensor for tensor in tensors}
-    for value in graph.inputs:
-        tensor = described[str(value.name)]
-        value.shape = ir.Shape(["N", *_branch_shape(tensor, kept_by_decision)])
-    for position, value in enumerate(graph.outputs):
-        tensor = described[str(value.name)]
-        if tensor.pooled and tensor.follows is not None:
-            missing = tensor.shape[0] - kept_by_decision[tensor.follows]
-            value = _pad_features(graph, position, value, missing)
-        value.shape = ir.Shape(["N", *_branch_shape(tensor, kept_by_decision)])
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = ir.Shape(["N", *described[str(value.name)].shape_at(options)])
     return model
 
 
-def _branch_shape(tensor: StageTensor, kept: Mapping[int, int]) -> tuple[int, ...]:
-    if tensor.follows is None or tensor.pooled:
-        return tensor.shape
-    return (kept[tensor.follows] * tensor.repeat, *tensor.shape[1:])
+def loaded_weight_bytes(branch: ir.Model) -> int:
+    """Bytes of weights a runtime holds once it has folded the slices of a branch."""
+    total = 0
+    for value in branch.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            share = 1.0
+            for user in value.consumers():
+                if user.op_type == "Slice" and user.inputs[0] is value:
+                    shape, ends = value.const_value.shape.numpy(), user.inputs[2].const_value.numpy()  # type: ignore[union-attr]
+                    axes = user.inputs[3].const_value.numpy()  # type: ignore[union-attr]
+                    share = math.prod(int(e) / int(shape[a]) for e, a in zip(ends, axes, strict=True))
+            total += round(value.const_value.nbytes * share)
+    return total
 
 
 def _kept_axes(cuts: Sequence[ParameterCut], kept: Mapping[str, int]) -> dict[int, int]:
-    return {cut.axis: kept[cut.conv] * cut.repeat for cut in cuts if cut.conv in kept}
+    return {cut.axis: cut.channels.size(kept[cut.conv]) for cut in cuts if cut.conv in kept}
 
 
-def _narrow_depthwise(node: ir.Node, cut_axes: Mapping[str, Mapping[int, int]]) -> None:
-    if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1 or node.inputs[1] is None:
+def _narrow_grouped(node: ir.Node, cut_axes: Mapping[str, Mapping[int, int]]) -> None:
+    groups = node.attributes.get_int("group", 1)
+    if node.op_type != "Conv" or groups == 1 or node.inputs[1] is None:
         return
-    axes = cut_axes.get(str(node.inputs[1].name), {})
-    if 0 in axes:
-        node.attributes["group"] = ir.AttrInt64("group", axes[0])
+    axes, shape = cut_axes.get(str(node.inputs[1].name), {}), node.inputs[1].shape
+    if 0 in axes and shape is not None:
+        node.attributes["group"] = ir.AttrInt64("group", groups * axes[0] // int(shape.numpy()[0]))
 
 
 def _cut_initializer(graph: ir.Graph, value: ir.Value, axes: Mapping[int, int]) -> None:
@@ -110,18 +116,16 @@ def _cut_initializer(graph: ir.Graph, value: ir.Value, axes: Mapping[int, int]) 
     graph.insert_before(graph[0], cut)
 
 
-def _pad_features(graph: ir.Graph, position: int, value: ir.Value, missing: int) -> ir.Value:
-    if not missing:
-        return value
-    name = value.name
-    value.name, value.shape = f"{name}_narrow", None
-    pads = _constant(graph, f"{name}_pads", [0, 0, 0, missing])
-    pad = ir.node("Pad", [value, pads])
-    graph.append(pad)
-    padded = pad.outputs[0]
-    padded.name, padded.type = name, value.type
-    graph.outputs[position] = padded
-    return padded
+def _put_zeros(graph: ir.Graph, mark: ir.Node, options: Mapping[int, int]) -> None:
+    """Replace the mark behind a tensor by the zeros that this branch lacks."""
+    sizes, axis = mark.attributes["sizes"].as_ints(), mark.attributes["axis"].as_int()
+    missing = sizes[-1] - sizes[options[mark.attributes["decision"].as_int()] - 1]
+    pads = _constant(graph, f"{mark.outputs[0].name}_pads", [0, missing])
+    axes = _constant(graph, f"{mark.outputs[0].name}_axes", [axis])
+    new = ir.node("Pad", [mark.inputs[0], pads, None, axes])
+    old, value = mark.outputs[0], new.outputs[0]
+    value.name, value.type, value.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(graph, mark, [mark], [new], [old], [value])
 
 
 def _constant(graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,7 @@ from rnp_deploy.bundle.manifest import (
     AgentStepManifest,
     BranchManifest,
     Calibration,
+    ConvManifest,
     DecisionManifest,
     Manifest,
     Preprocessing,
@@ -29,10 +32,12 @@ from rnp_deploy.bundle.manifest import (
 from rnp_deploy.bundle.reading import MANIFEST_FILE
 from rnp_deploy.bundle.writing import describe_files, save_manifest
 from rnp_deploy.errors import InputError
-from rnp_deploy.exporters.branch_cutting import cut_branch
-from rnp_deploy.exporters.stage_graph import agent_step_graph, stage_graph
+from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
+from rnp_deploy.exporters.stage_graph import Piece, agent_step_piece, onnx_graphs, stage_piece
 from rnp_deploy.exporters.verification import TOLERANCE, unverified, verify_bundle
 from rnp_deploy.exporters.weights import WeightFile
+from rnp_deploy.network.channels import ParameterCut
+from rnp_deploy.network.full_width_inputs import with_full_width_inputs
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.network.stages import Stage, StageTensor
 from rnp_deploy.progress import Progress, no_progress
@@ -45,7 +50,7 @@ def export_bundle(
     path: str | Path,
     overwrite: bool = False,
     *,
-    branches: Literal["pairs"] = "pairs",
+    branches: str | Mapping[str, str] = "pairs",
     precision: Literal["fp32"] = "fp32",
     verify: int = 2,
     calibration: Calibration | None = None,
@@ -61,7 +66,10 @@ def export_bundle(
         network: Left as it was.
         path: The directory to write.
         overwrite: Whether an earlier bundle at ``path`` may be replaced.
-        branches: ``"pairs"``: a branch for every choice of input and output options.
+        branches: ``"pairs"``, a branch for every choice of input and output options: all the
+            speed; or ``"outputs"``, a branch for every output option, which takes full-width
+            inputs padded with zeros: fewer branches, less memory. Or a mapping, pattern of
+            the convolution that opens a stage → mode; the first match counts, pairs is the rest.
         precision: ``"fp32"``.
         verify: Random inputs with which every branch, and whole paths, are compared with
             the masked torch reference; 0 switches verification off.
@@ -79,10 +87,11 @@ def export_bundle(
         ExportError: A stage cannot be exported.
         VerificationError: A branch or path differs by more than the tolerance.
     """
-    if branches != "pairs" or precision != "fp32":
-        raise InputError(
-            f"branches={branches!r}, precision={precision!r}: only 'pairs' and 'fp32' are supported"
-        )
+    if precision != "fp32":
+        raise InputError(f"precision={precision!r}: only 'fp32' is supported")
+    modes = {"*": branches} if isinstance(branches, str) else dict(branches)
+    if not set(modes.values()) <= {"pairs", "outputs"}:
+        raise InputError(f"branches={branches!r}: use 'pairs', 'outputs', or patterns mapped to these")
     if isinstance(verify, bool) or not isinstance(verify, int) or verify < 0:
         raise InputError(f"verify is {verify!r}; pass the number of random inputs, 0 or more")
     wrong = next((name for name, p in network.named_parameters() if p.dtype != torch.float32), None)
@@ -99,19 +108,35 @@ def export_bundle(
         torch.no_grad(),
         atomic_directory(path, overwrite=overwrite, marker=MANIFEST_FILE) as folder,
     ):
+        torch_stages = with_full_width_inputs(network.stages, _stages_in_mode(network, modes, "outputs"))
+        progress("tracing stages", 0, len(torch_stages))
+        kinds = _agent_kinds(network)
+        pieces = [stage_piece(stage) for stage in torch_stages]
+        models = onnx_graphs([*pieces, *kinds.values()])
+        progress("tracing stages", len(torch_stages), len(torch_stages))
         with WeightFile(folder) as weights:
-            steps = tuple(_save_agent(network, folder, weights))
-            stages = tuple(_save_stages(network, folder, weights, progress))
+            agents = dict(zip(kinds, models[len(pieces) :], strict=True))
+            steps = tuple(_save_agent(network, agents, folder, weights))
+            stages = tuple(_save_stages(network, torch_stages, models, folder, weights, progress))
         manifest = _manifest(network, folder, steps, stages).model_copy(
             update={"calibration": calibration, "preprocessing": preprocessing, "classes": classes}
         )
         manifest = Manifest.model_validate(manifest.model_dump())
         save_manifest(manifest, folder)
         if verify:
-            verification = verify_bundle(network, manifest, folder, verify, progress)
+            verification = verify_bundle(network, torch_stages, manifest, folder, verify, progress)
             manifest = manifest.model_copy(update={"verification": verification})
             save_manifest(manifest, folder)
     return manifest
+
+
+def _stages_in_mode(network: RuntimePrunedNetwork, modes: Mapping[str, str], mode: str) -> list[int]:
+    """The stages whose convolution's first matching pattern has this mode."""
+    return [
+        t + 1
+        for t, decision in enumerate(network.decisions)
+        if next((m for p, m in modes.items() if fnmatch.fnmatchcase(decision.conv, p)), "pairs") == mode
+    ]
 
 
 def _output_shape(network: RuntimePrunedNetwork) -> tuple[int, ...]:
@@ -131,16 +156,26 @@ def _on_cpu_in_eval_mode(network: RuntimePrunedNetwork) -> Iterator[None]:
             module.training = training
 
 
-def _save_agent(
-    network: RuntimePrunedNetwork, folder: Path, weights: WeightFile
-) -> Iterator[AgentStepManifest]:
-    exported: dict[int, ir.Model] = {}  # steps that read equally many features differ in weights alone
+def _agent_kinds(network: RuntimePrunedNetwork) -> dict[tuple[int, int], Piece]:
+    """(features, options) → an agent step of that kind: those of a kind differ in weights alone."""
+    pieces: dict[tuple[int, int], Piece] = {}
     for t, decision in enumerate(network.decisions):
-        step, channels = network.agent.step(t), decision.feature_channels
-        if channels not in exported:
-            where = f"agent step {t} (before {decision.conv})"
-            exported[channels] = agent_step_graph(step, channels, network.agent.state_size, where)
-        model = exported[channels].clone()
+        kind = (decision.feature_channels, len(decision.widths))
+        where = f"agent step {t} (before {decision.conv})"
+        if kind not in pieces:
+            pieces[kind] = agent_step_piece(network.agent.step(t), kind[0], network.agent.state_size, where)
+    return pieces
+
+
+def _save_agent(
+    network: RuntimePrunedNetwork,
+    models: Mapping[tuple[int, int], ir.Model],
+    folder: Path,
+    weights: WeightFile,
+) -> Iterator[AgentStepManifest]:
+    for t, decision in enumerate(network.decisions):
+        step = network.agent.step(t)
+        model = models[decision.feature_channels, len(decision.widths)].clone()
         _store_weights(model, weights)
         for name, parameter in step.named_parameters():
             model.graph.initializers[name].const_value = weights.add(name, parameter.numpy())
@@ -150,31 +185,43 @@ def _save_agent(
 
 
 def _save_stages(
-    network: RuntimePrunedNetwork, folder: Path, weights: WeightFile, progress: Progress
+    network: RuntimePrunedNetwork,
+    stages: tuple[Stage, ...],
+    models: Sequence[ir.Model],
+    folder: Path,
+    weights: WeightFile,
+    progress: Progress,
 ) -> Iterator[StageManifest]:
-    cuts = {
-        name: tuple(group)
-        for name, group in itertools.groupby(
-            sorted(network.analysis.cuts, key=lambda cut: cut.name), key=lambda cut: cut.name
-        )
-    }
-    for stage in network.stages:
-        model = stage_graph(stage)
+    cuts: dict[str, list[ParameterCut]] = {}
+    for cut in network.analysis.cuts:
+        cuts.setdefault(cut.name, []).append(cut)
+    for stage, model in zip(stages, models, strict=False):  # the agent's come after
         _store_weights(model, weights)
         branches = []
-        for options in itertools.product(range(1, network.groups + 1), repeat=len(stage.option_decisions)):
-            by_decision = dict(zip(stage.option_decisions, options, strict=True))
-            kept = {t: network.decisions[t].widths[option - 1] for t, option in by_decision.items()}
-            kept_by_conv = {network.decisions[t].conv: width for t, width in kept.items()}
-            branch = cut_branch(model, (*stage.inputs, *stage.outputs), cuts, kept_by_conv, kept)
-            own = None if stage.decision is None else by_decision[stage.decision]
-            inputs = tuple(by_decision[t] for t in stage.input_decisions)
+        most = [network.option_counts[t] for t in stage.option_decisions]
+        for options in itertools.product(*(range(1, k + 1) for k in most)):
+            taken = dict(zip(stage.option_decisions, options, strict=True))
+            kept = {
+                conv: width
+                for t, option in taken.items()
+                for conv, width in network.decisions[t].kept(option).items()
+            }
+            branch = cut_branch(model, (*stage.inputs, *stage.outputs), cuts, kept, taken)
+            own = None if stage.decision is None else taken[stage.decision]
+            inputs = tuple(taken[t] for t in stage.input_decisions)
             file = f"stages/{stage.index:02d}/{_branch_name(inputs, own)}.onnx"
             _save_model(branch, folder / file)
-            macs = network.stage_macs(stage.index, by_decision)
-            branches.append(BranchManifest(input_options=inputs, output_option=own, file=file, macs=macs))
+            branches.append(
+                BranchManifest(
+                    input_options=inputs,
+                    output_option=own,
+                    file=file,
+                    macs=network.stage_macs(stage.index, taken),
+                    weight_bytes=loaded_weight_bytes(branch),
+                )
+            )
         yield _stage_manifest(stage, tuple(branches))
-        progress("exporting stages", stage.index + 1, len(network.stages))
+        progress("exporting stages", stage.index + 1, len(stages))
 
 
 def _branch_name(inputs: tuple[int, ...], own: int | None) -> str:
@@ -206,8 +253,9 @@ def _stage_manifest(stage: Stage, branches: tuple[BranchManifest, ...]) -> Stage
 
 
 def _tensor_manifest(tensor: StageTensor) -> TensorManifest:
-    follows = None if tensor.pooled else tensor.follows
-    return TensorManifest(name=tensor.name, shape=tensor.shape, follows=follows, repeat=tensor.repeat)
+    return TensorManifest(
+        name=tensor.name, shape=tensor.shape, follows=tensor.follows, axis=tensor.axis, sizes=tensor.sizes
+    )
 
 
 def _manifest(
@@ -229,6 +277,8 @@ def _manifest(
         agent=AgentManifest(
             state_size=network.agent.state_size, penalty=float(network.agent.penalty), steps=steps
         ),
+        agent_trained=network.agent.trained,
+        convolutions=tuple(ConvManifest(**dataclasses.asdict(role)) for role in network.analysis.roles),
         decisions=tuple(
             DecisionManifest(conv=decision.conv, widths=decision.widths, stage=t + 1)
             for t, decision in enumerate(network.decisions)

@@ -1,4 +1,4 @@
-"""One torch module → one ONNX graph that can be cut: parameters by name, no channel constants."""
+"""Torch modules → ONNX graphs that can be cut: parameters by name, no channel constants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
@@ -19,52 +22,124 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rnp_deploy.errors import ExportError
 from rnp_deploy.network.agent import AgentStep
-from rnp_deploy.network.stages import Stage, mask_channels
+from rnp_deploy.network.stages import Stage, mask_channels, pad_channels
 
-__all__ = ["agent_step_graph", "stage_graph"]
+__all__ = ["ZEROS_FOLLOW", "Piece", "agent_step_piece", "onnx_graphs", "stage_piece"]
 
 OPSET = 20
+#: Domain and type of the node that marks where a branch puts zeros for channels it lacks.
+ZEROS_FOLLOW = ("rnp_deploy", "ZerosFollow")
 _BATCH = 2  # torch.export would take a batch of 1 for a constant
 
 
-def stage_graph(stage: Stage) -> ir.Model:
-    """Export a stage at full width, its masks taken out and its batch norms folded.
+def _zeros_follow(x: Tensor, decision: int, axis: int, sizes: Sequence[int]) -> Tensor:
+    domain, kind = ZEROS_FOLLOW
+    attributes: dict[str, Any] = {"decision": decision, "axis": axis, "sizes": list(sizes)}
+    return torch.onnx.ops.symbolic(
+        f"{domain}::{kind}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
+    )
 
-    Initializers keep the parameters' names in the backbone. Nothing in the graph repeats
-    a channel count, but for initializers and the ``group`` of depthwise convolutions.
 
-    Raises:
-        ExportError: torch.onnx cannot export the stage.
+@dataclass(frozen=True)
+class Piece:
+    """A module to export: its example inputs, and the names of its inputs and outputs.
+
+    ``where`` names it in errors.
     """
-    module = _unmasked(stage)
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    where: str
+
+
+def stage_piece(stage: Stage) -> Piece:
+    """A stage at full width, its masks taken out and its batch norms folded."""
     example = next(iter(stage.module.parameters()), torch.zeros(()))
-    inputs = [torch.zeros(_BATCH, *tensor.shape, dtype=example.dtype) for tensor in stage.inputs]
-    return _onnx_from_torch(
-        module,
-        inputs,
-        [tensor.name for tensor in stage.inputs],
-        [tensor.name for tensor in stage.outputs],
+    return Piece(
+        _unmasked(stage),
+        tuple(torch.zeros(_BATCH, *tensor.shape, dtype=example.dtype) for tensor in stage.inputs),
+        tuple(tensor.name for tensor in stage.inputs),
+        tuple(tensor.name for tensor in stage.outputs),
         f"stage {stage.index}",
     )
 
 
-def agent_step_graph(step: AgentStep, feature_channels: int, state_size: int, where: str) -> ir.Model:
-    """Export an agent step: features, state, penalty → q_values, option, next_state.
+def agent_step_piece(step: AgentStep, feature_channels: int, state_size: int, where: str) -> Piece:
+    """An agent step: features, state, penalty → q_values, option, next_state."""
+    inputs = (torch.zeros(_BATCH, feature_channels), torch.zeros(_BATCH, state_size), torch.zeros(_BATCH))
+    return Piece(step, inputs, ("features", "state", "penalty"), ("q_values", "option", "next_state"), where)
+
+
+def onnx_graphs(pieces: Sequence[Piece]) -> tuple[ir.Model, ...]:
+    """Export modules to ONNX: all in one call of torch.onnx, whose fixed cost is the most of it.
+
+    Initializers keep the parameters' names in their module. Nothing in a graph repeats a
+    channel count, but for initializers and the ``group`` of grouped convolutions.
 
     Raises:
-        ExportError: torch.onnx cannot export it.
+        ExportError: torch.onnx cannot export one of them; it is named.
     """
-    inputs = [torch.zeros(_BATCH, feature_channels), torch.zeros(_BATCH, state_size), torch.zeros(_BATCH)]
-    names = ["features", "state", "penalty"]
-    return _onnx_from_torch(step, inputs, names, ["q_values", "option", "next_state"], where)
+    names = [tuple(f"{i}/{name}" for name in piece.input_names) for i, piece in enumerate(pieces)]
+    output_names = [tuple(f"{i}/{name}" for name in piece.output_names) for i, piece in enumerate(pieces)]
+    try:
+        model = _onnx_from_torch(pieces, names, output_names)
+    except ExportError:
+        for piece in pieces if len(pieces) > 1 else ():
+            onnx_graphs([piece])
+        raise
+    return tuple(_extracted(model, *ends) for ends in zip(names, output_names, strict=True))
+
+
+class _SideBySide(nn.Module):
+    """Modules that share nothing but parameters, as one."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        super().__init__()
+        self.pieces = nn.ModuleList(piece.module for piece in pieces)
+        self.counts = [len(piece.inputs) for piece in pieces]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs: list[Tensor] = []
+        for module, count in zip(self.pieces, self.counts, strict=True):
+            made = module(*inputs[:count])
+            outputs += made if isinstance(made, tuple) else (made,)
+            inputs = inputs[count:]
+        return tuple(outputs)
+
+
+def _extracted(model: ir.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> ir.Model:
+    graph = ir.convenience.extract(model.graph, inputs, outputs)
+    for value in (*graph.inputs, *graph.outputs):
+        value.name = str(value.name).partition("/")[2]
+    initializers = {
+        name: graph.initializers.pop(name) for name in model.graph.initializers if name in graph.initializers
+    }
+    for value in initializers.values():  # in the model's order: extract() gives them in any
+        # pieces.3.features.0.weight, where 3 is the first piece that has the parameter
+        parts = str(value.name).split(".", 2)
+        if parts[0] == "pieces" and len(parts) == 3:
+            value.name = parts[2]
+        graph.register_initializer(value)
+    return ir.Model(graph, ir_version=model.ir_version)
 
 
 def _unmasked(stage: Stage) -> fx.GraphModule:
-    """The stage without masks: a branch physically lacks what they would set to zero."""
+    """The stage without masks: a branch physically lacks what they would set to zero.
+
+    Where zeros have to stand, a placeholder remembers how many.
+    """
     module = fx.GraphModule(stage.module, copy.deepcopy(stage.module.graph))
     for node in list(module.graph.nodes):
-        if node.target is mask_channels:
-            node.replace_all_uses_with(node.args[0])
+        new: Any = node.args[0] if node.target is mask_channels else None
+        if node.target is pad_channels:
+            x, option, sizes, axis = node.args
+            decision = int(str(option).removeprefix("option_"))
+            with module.graph.inserting_before(node):
+                new = module.graph.call_function(_zeros_follow, (x, decision, axis, list(sizes)))
+        if new is not None:
+            node.replace_all_uses_with(new)
             module.graph.erase_node(node)
     for node in list(module.graph.nodes):
         if node.op == "placeholder" and not node.users and node.name.startswith("option_"):
@@ -91,21 +166,25 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
 
 
 def _onnx_from_torch(
-    module: nn.Module, inputs: Sequence[Tensor], names: list[str], output_names: list[str], where: str
+    pieces: Sequence[Piece], names: Sequence[tuple[str, ...]], output_names: Sequence[tuple[str, ...]]
 ) -> ir.Model:
-    batch = torch.export.Dim("N", min=1, max=2**20)
+    # A batch size of its own for each piece, or one would ask another's input for it.
+    batches = [torch.export.Dim(f"N{i}", min=1, max=2**20) for i in range(len(pieces))]
+    where = pieces[0].where
     try:
         with _quiet():
             program = torch.onnx.export(
-                module,
-                tuple(inputs),
+                _SideBySide(pieces),
+                tuple(x for piece in pieces for x in piece.inputs),
                 dynamo=True,
                 # The exporter's own optimiser merges equal initializers, whatever they mean.
                 optimize=False,
                 opset_version=OPSET,
-                input_names=names,
-                output_names=output_names,
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                input_names=[name for group in names for name in group],
+                output_names=[name for group in output_names for name in group],
+                dynamic_shapes=(
+                    tuple({0: n} for n, piece in zip(batches, pieces, strict=True) for _ in piece.inputs),
+                ),
                 verbose=False,
             )
     except Exception as err:
@@ -114,9 +193,6 @@ def _onnx_from_torch(
         raise ExportError(f"{where}: torch.onnx gave no program")
     model: ir.Model = program.model
     _simplify(model)
-    given = [value.name for value in model.graph.inputs], [value.name for value in model.graph.outputs]
-    if given != (names, output_names):
-        raise ExportError(f"{where}: torch.onnx named its inputs and outputs {given}")
     return model
 
 
@@ -133,6 +209,7 @@ def _simplify(model: ir.Model) -> None:
         passes.IdentityEliminationPass(),
     )(model)
     for node in list(model.graph):
+        _drop_invented_bias(node, parameters)
         _replace_flattening(node)
         _replace_spatial_mean(node)
     ir.passes.Sequential(
@@ -152,13 +229,34 @@ def _sizes(value: ir.Value | None) -> list[int] | None:
     return sizes if len(sizes) == len(value.shape) - 1 else None
 
 
+def _drop_invented_bias(node: ir.Node, parameters: set[ir.Value]) -> None:
+    """The exporter gives a convolution without bias one of zeros, as long as its channels."""
+    if node.op_type == "Conv" and len(node.inputs) > 2 and node.inputs[2] not in parameters:
+        bias = node.inputs[2]
+        if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():
+            node.resize_inputs(2)
+
+
 def _replace_flattening(node: ir.Node) -> None:
-    """``Reshape`` to ``[-1, C*H*W]`` holds a channel count; ``Flatten`` does the same without."""
+    """Say a ``Reshape`` that keeps or flattens the channels without naming their number."""
     if node.op_type != "Reshape":
         return
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    if before is not None and after is not None and len(after) == 1 and after[0] == math.prod(before):
+    if before is None or after is None:
+        return
+    if len(after) == 1 and after[0] == math.prod(before):
         _replace(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}))
+    elif before[0] == after[0] and node.graph is not None:
+        sizes = ir.tensor(np.asarray([0, 0, *after[1:]], np.int64), name=f"{node.outputs[0].name}_sizes")
+        value = ir.Value(
+            name=sizes.name,
+            const_value=sizes,
+            shape=ir.Shape([len(after) + 1]),
+            type=ir.TensorType(sizes.dtype),
+        )
+        node.graph.register_initializer(value)
+        node.replace_input_with(1, value)
+        node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
 
 
 def _replace_spatial_mean(node: ir.Node) -> None:

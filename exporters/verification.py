@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engines import ort
 from rnp_deploy.errors import VerificationError
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
+from rnp_deploy.network.stages import Stage, StageTensor
 from rnp_deploy.progress import Progress
 
 __all__ = ["TOLERANCE", "unverified", "verify_bundle"]
@@ -42,7 +43,12 @@ def unverified(tolerance: float) -> Verification:
 
 
 def verify_bundle(
-    network: RuntimePrunedNetwork, manifest: Manifest, folder: Path, samples: int, progress: Progress
+    network: RuntimePrunedNetwork,
+    stages: Sequence[Stage],
+    manifest: Manifest,
+    folder: Path,
+    samples: int,
+    progress: Progress,
 ) -> Verification:
     """Run every branch and some whole paths with random inputs.
 
@@ -50,7 +56,7 @@ def verify_bundle(
     its stage's masked torch module. Paths: option 1 everywhere, option k everywhere,
     random ones per sample, and the agent's own.
 
-    One thread, or the pool there is, so that exporting starts none in the caller's process.
+    ``stages`` are the torch form of the manifest's. One thread, or the pool there is, so that exporting starts none in the caller's process.
 
     Raises:
         VerificationError: A deviation over the tolerance; it names stage and options, or the path.
@@ -59,13 +65,11 @@ def verify_bundle(
     images = torch.randn(samples, *network.input_shape, generator=generator)
     bundle = open_bundle(folder)
     worst, worst_file = _verify_branches(
-        network, manifest, ort.opener(bundle, ort.threads_in_use()), images, progress
+        network, stages, manifest, ort.opener(bundle, ort.threads_in_use()), images, progress
     )
     with Controller(manifest, ort.opener(bundle, ort.threads_in_use())) as controller:
         forced = [torch.ones_like(network.full_options(samples)), network.full_options(samples)]
-        for _ in range(_RANDOM_PATHS):
-            shape = (samples, len(network.decisions))
-            forced.append(torch.randint(1, network.groups + 1, shape, generator=generator))
+        forced += [network.random_options(samples, generator) for _ in range(_RANDOM_PATHS)]
         path_deviation = 0.0
         for options in forced:
             result = controller.run(images.numpy(), options=options.numpy())
@@ -91,6 +95,7 @@ def verify_bundle(
 
 def _verify_branches(
     network: RuntimePrunedNetwork,
+    stages: Sequence[Stage],
     manifest: Manifest,
     open_engine: OpenEngine,
     images: Tensor,
@@ -99,21 +104,18 @@ def _verify_branches(
     tensors: dict[str, Tensor] = {"images": images}
     full = network.full_options(len(images))
     worst, worst_file, done = 0.0, None, 0
-    for stage, described in zip(network.stages, manifest.stages, strict=True):
+    for stage, described in zip(stages, manifest.stages, strict=True):
         inputs = [tensors[tensor.name] for tensor in stage.inputs]
         for branch in described.branches:
             options = _options(described, branch)
             expected = stage.module(*inputs, *(torch.full((len(images),), o) for o in options.values()))
             engine = open_engine(branch.file)
-            feeds = {
-                tensor.name: _kept(tensors[tensor.name], manifest, tensor.follows, tensor.repeat, options)
-                for tensor in described.inputs
-            }
+            feeds = {tensor.name: _kept(tensors[tensor.name], tensor, options) for tensor in stage.inputs}
             got = engine.run(feeds)
             engine.close()
             wanted = {
-                tensor.name: _kept(reference, manifest, tensor.follows, tensor.repeat, options)
-                for tensor, reference in zip(described.outputs, expected, strict=True)
+                tensor.name: _kept(reference, tensor, options)
+                for tensor, reference in zip(stage.outputs, expected, strict=True)
             }
             # One scale a branch: the mean of a normalised tensor is rounding and nothing else.
             largest = max(float(np.abs(array).max(initial=0.0)) for array in wanted.values())
@@ -141,13 +143,11 @@ def _options(stage: StageManifest, branch: BranchManifest) -> dict[int, int]:
     return options
 
 
-def _kept(
-    tensor: Tensor, manifest: Manifest, follows: int | None, repeat: int, options: Mapping[int, int]
-) -> NDArray[np.float32]:
-    """The channels of a full-width tensor that a branch has."""
-    if follows is not None:
-        tensor = tensor[:, : manifest.decisions[follows].widths[options[follows] - 1] * repeat]
-    return np.ascontiguousarray(tensor.numpy(), np.float32)
+def _kept(full: Tensor, tensor: StageTensor, options: Mapping[int, int]) -> NDArray[np.float32]:
+    """What a branch has of a full-width tensor."""
+    if tensor.follows is not None:
+        full = full.narrow(tensor.axis, 0, tensor.sizes[options[tensor.follows] - 1])
+    return np.ascontiguousarray(full.numpy(), np.float32)
 
 
 def _deviation(got: NDArray[np.float32], expected: NDArray[np.float32], largest: float) -> float:

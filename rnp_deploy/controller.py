@@ -177,7 +177,7 @@ class Controller:
                 step = self.manifest.agent.steps[stage.decision]
                 feeds = {"features": tensors[step.features].take(every), "state": state, "penalty": prices}
                 decided = self._compute(step.file, feeds, ("option", "next_state"))
-                options[:, stage.decision] = self._in_range(decided["option"], step.file)
+                options[:, stage.decision] = self._in_range(decided["option"], stage.decision)
                 state = decided["next_state"]
             made = {tensor.name: RoutedTensor(batch) for tensor in stage.outputs}
             own = () if stage.decision is None else (stage.decision,)
@@ -201,11 +201,12 @@ class Controller:
             raise EngineError(f"{path} has no output {missing[0]!r}; the bundle does not fit its manifest")
         return results
 
-    def _in_range(self, option: NDArray[np.int64], path: str) -> NDArray[np.int64]:
-        if option.min() < 1 or option.max() > self.manifest.groups:
+    def _in_range(self, option: NDArray[np.int64], decision: int) -> NDArray[np.int64]:
+        most = self.manifest.option_counts[decision]
+        if option.min() < 1 or option.max() > most:
             raise EngineError(
-                f"{path} chose option {option.min()}..{option.max()}; "
-                f"this network has 1..{self.manifest.groups}"
+                f"{self.manifest.agent.steps[decision].file} chose option {option.min()}..{option.max()}; "
+                f"decision {decision} has 1..{most}"
             )
         return option
 
@@ -244,10 +245,12 @@ class Controller:
                 f"options have shape {given.shape} and dtype {given.dtype}; "
                 f"pass integers of shape {shape}: one per image and decision"
             )
-        if given.min() < 1 or given.max() > self.manifest.groups:
+        counts = self.manifest.option_counts
+        if given.min() < 1 or (given > counts).any():
             raise InputError(
                 f"options range over {given.min()}..{given.max()}; "
                 f"this network takes 1..{self.manifest.groups}"
+                + ("" if len(set(counts)) == 1 else f", by decision 1..{counts}")
             )
         return given.astype(np.int64)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from rnp_deploy.preprocessing import image_array
 
 __all__ = ["ImageData", "load_data", "write_sample_images"]
 
-_SIZE = (16, 16)
 _TEST_SHARE = 0.25
 # Never the training seed: accuracies of different runs are to be of the same images.
 _SPLIT_SEED = 0
@@ -46,8 +46,10 @@ class ImageData:
     test_scans: NDArray[np.uint8] | None = None
 
 
-def load_data(name: str) -> ImageData:
-    """Load a data set by name.
+def load_data(
+    name: str, size: tuple[int, int] = (16, 16), colour: Literal["L", "RGB", "BGR"] = "L"
+) -> ImageData:
+    """Load a data set by name, for networks that take images of this (H, W) and colour.
 
     ``digits`` is scikit-learn's copy of the UCI handwritten digits: 1797 scans of 8x8
     pixels, a stratified quarter of them held out; the split is always the same.
@@ -67,12 +69,14 @@ def load_data(name: str) -> ImageData:
         train, test, train_labels, test_labels = train_test_split(
             pixels, labels.astype(np.int64), test_size=_TEST_SHARE, random_state=_SPLIT_SEED, stratify=labels
         )
-        raw = _inputs(train, Preprocessing(colour="L", size=_SIZE, mean=(0.0,), std=(1.0,)))
+        channels = 1 if colour == "L" else 3
+        plain = Preprocessing(colour=colour, size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
+        raw = _inputs(train, plain)
         preprocessing = Preprocessing(
-            colour="L",
-            size=_SIZE,
-            mean=(round(float(raw.mean()), 4),),
-            std=(round(float(raw.std()), 4),),
+            colour=colour,
+            size=size,
+            mean=(round(float(raw.mean()), 4),) * channels,
+            std=(round(float(raw.std()), 4),) * channels,
         )
         return ImageData(
             train_images=_inputs(train, preprocessing),

@@ -23,8 +23,20 @@ def image_array(image: PillowImage, preprocessing: Preprocessing) -> NDArray[np.
     from PIL import Image
 
     height, width = preprocessing.size
-    resized = image.convert(preprocessing.colour).resize((width, height), Image.Resampling.BILINEAR)
+    resized_to, corner = (width, height), (0, 0)
+    if preprocessing.shorter_side is not None:
+        scale = preprocessing.shorter_side / min(image.size)
+        resized_to = (
+            max(int(image.width * scale + 1e-6), width),
+            max(int(image.height * scale + 1e-6), height),
+        )
+        corner = (round((resized_to[0] - width) / 2), round((resized_to[1] - height) / 2))
+    mode = "L" if preprocessing.colour == "L" else "RGB"
+    resized = image.convert(mode).resize(resized_to, Image.Resampling.BILINEAR)
+    resized = resized.crop((*corner, corner[0] + width, corner[1] + height))
     pixels = np.asarray(resized, np.float32).reshape(height, width, -1) / 255.0
+    if preprocessing.colour == "BGR":
+        pixels = pixels[:, :, ::-1]
     mean = np.asarray(preprocessing.mean, np.float32)
     std = np.asarray(preprocessing.std, np.float32)
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1), np.float32)

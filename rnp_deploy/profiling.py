@@ -150,7 +150,7 @@ def profile_bundle(
 def _static_engines(bundle: Bundle, threads: int | None) -> dict[int, ort.OrtEngine]:
     engines = {}
     for j in range(bundle.manifest.groups, 0, -1):
-        graph = static_graph(bundle, [j] * len(bundle.manifest.decisions))
+        graph = static_graph(bundle, bundle.manifest.uniform_options(j))
         engines[j] = ort.engine_from_onnx(graph, bundle.path, f"static graph of option {j}", threads)
     return engines
 
@@ -159,10 +159,10 @@ def _contenders(
     controller: Controller, static: Mapping[int, ort.OrtEngine], decided: list[Any], penalty: float | None
 ) -> dict[str, Contender]:
     name_in = controller.manifest.inputs[0].name
-    decisions = len(controller.manifest.decisions)
 
     def fixed(j: int) -> Contender:
-        return lambda _, part: controller.run(part, options=np.full((len(part), decisions), j))
+        options = controller.manifest.uniform_options(j)
+        return lambda _, part: controller.run(part, options=np.tile(options, (len(part), 1)))
 
     def graph(j: int) -> Contender:
         return lambda _, part: static[j].run({name_in: part})
@@ -211,7 +211,7 @@ def _timings(
     agent = sum(step.macs for step in manifest.agent.steps) / manifest.macs
     shares = {"controller": macs_share + agent, "controller, its decisions given": macs_share}
     for j in range(1, manifest.groups + 1):
-        share = manifest.path_macs([j] * len(manifest.decisions)) / manifest.macs
+        share = manifest.path_macs(manifest.uniform_options(j)) / manifest.macs
         shares[_static_name(j, manifest.groups)] = shares[f"controller, option {j} held"] = share
     dense_p50 = float(np.median(latencies[_static_name(manifest.groups, manifest.groups)]))
     timings = []

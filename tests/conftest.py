@@ -29,9 +29,7 @@ class Exported:
         return torch.randn(batch, *self.network.input_shape, generator=generator)
 
     def options(self, batch: int, seed: int = 1) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        shape = (batch, len(self.network.decisions))
-        return torch.randint(1, self.network.groups + 1, shape, generator=generator)
+        return self.network.random_options(batch, torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +43,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
             with torch.random.fork_rng():
                 torch.manual_seed(2)
                 network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, *shape))
+            networks.undecided(network)
             path = tmp_path_factory.mktemp("bundles") / name.replace(" ", "-")
             export_bundle(network, path)
             made[name] = Exported(name, backbone, network, path)

@@ -35,7 +35,7 @@ def test_full_size(name, tmp_path):
     dense_bytes = dense_onnx_bytes(backbone, tmp_path / "dense" / "dense.onnx")
     worst = manifest.verification.max_branch_deviation
     images = torch.randn(8, 3, 224, 224)
-    options = torch.randint(1, 5, (8, len(network.decisions)))
+    options = network.random_options(8)
     with Controller.load(tmp_path / "bundle") as controller, torch.no_grad():
         together = controller.run(images.numpy(), options=options.numpy())
         alone = [

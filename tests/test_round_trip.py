@@ -16,6 +16,7 @@ from rnp_deploy.network.checkpoint import Checkpoint, load_checkpoint, save_chec
 def test_checkpoint_to_bundle_keeps_everything(tmp_path):
     backbone, shape = networks.make("pre-activation residual")
     network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, *shape), penalty=0.2)
+    networks.undecided(network)
     point = CalibrationPoint(penalty=0.2, accuracy=0.9, macs_share=0.3, option_counts=((1, 2, 3, 4),) * 2)
     calibration = Calibration(
         data="own", samples=10, backbone_accuracy=0.95, full_accuracy=0.94, points=(point,)

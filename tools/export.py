@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnp_deploy.errors import InputError
 from rnp_deploy.tools.command import RnpCommand, print_json, progress_on_stderr
+from rnp_deploy.tools.model_options import (
+    IMAGE_NAMES,
+    PRUNING_NAMES,
+    model_options,
+    parse_arguments,
+    preprocessing_from,
+    pruning_options,
+    report_weights,
+    settings_from,
+    torch_example,
+)
+
+if TYPE_CHECKING:
+    from rnp_deploy.network.checkpoint import Checkpoint
+    from rnp_deploy.network.runtime_pruned import Explanation
 
 __all__ = ["main"]
 
 
 @click.command("rnp-export", cls=RnpCommand)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle directory to write.")
+@model_options
+@pruning_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle directory to write."
+    "--branches",
+    type=click.Choice(["pairs", "outputs"]),
+    default="pairs",
+    show_default=True,
+    help="A branch for every pair of input and output options, or for every output option: fewer, but slower.",
+)
+@click.option(
+    "--branches-for", multiple=True, help="PATTERN=MODE for the stages whose convolution matches; repeat."
 )
 @click.option(
     "--verify",
@@ -25,21 +54,42 @@ __all__ = ["main"]
     help="Random inputs each branch is compared with the torch reference on; 0: do not compare.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier bundle.")
+@click.option("--explain", is_flag=True, help="Show what becomes of every convolution, and export nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
-def main(checkpoint: Path, output: Path, verify: int, overwrite: bool, as_json: bool) -> None:
-    """Export CHECKPOINT (a folder from rnp-train) as a bundle: one ONNX graph per agent step and branch."""
+def main(
+    checkpoint: Path | None,
+    output: Path | None,
+    branches: str,
+    branches_for: tuple[str, ...],
+    verify: int,
+    overwrite: bool,
+    explain: bool,
+    as_json: bool,
+    **backbone: Any,
+) -> None:
+    """Export CHECKPOINT (a folder from rnp-train), or an untrained --model, as a bundle.
+
+    A bundle holds one ONNX graph per agent step and branch. With --model and no CHECKPOINT the
+    backbone is pruned as the options say, and its agent takes all groups everywhere until it is
+    trained. With both, the model is the architecture of the checkpoint.
+    """
     from rnp_deploy.atomic import check_output
     from rnp_deploy.exporters import export_bundle
-    from rnp_deploy.network.checkpoint import load_checkpoint
 
+    if explain:
+        _print_explanation(_load(checkpoint, **backbone).network.explain(), as_json)
+        return
+    if output is None:
+        raise click.UsageError("pass -o BUNDLE, the directory to write, or --explain")
     check_output(output, overwrite=overwrite, marker="manifest.json")
     started = time.perf_counter()
-    loaded = load_checkpoint(checkpoint)
+    loaded = _load(checkpoint, **backbone)
     with progress_on_stderr() as progress:
         manifest = export_bundle(
             loaded.network,
             output,
             overwrite,
+            branches={**_modes(branches_for), "*": branches},
             verify=verify,
             calibration=loaded.calibration,
             preprocessing=loaded.preprocessing,
@@ -51,6 +101,7 @@ def main(checkpoint: Path, output: Path, verify: int, overwrite: bool, as_json: 
         "branches": manifest.branch_count(),
         "bytes": sum(file.bytes for file in manifest.files),
         "seconds": round(time.perf_counter() - started, 2),
+        "agent_trained": manifest.agent_trained,
         "verification": manifest.verification.model_dump(mode="json"),
     }
     if as_json:
@@ -61,6 +112,58 @@ def main(checkpoint: Path, output: Path, verify: int, overwrite: bool, as_json: 
     click.echo(
         f"{output}: {report['branches']} branches, {int(str(report['bytes'])) / 1e6:.1f} MB, {checked}, {report['seconds']} s"
     )
+    if not manifest.agent_trained:
+        click.echo("the agent is untrained and takes all groups everywhere; rnp-train trains one", err=True)
+
+
+def _load(checkpoint: Path | None, model: str | None, **options: Any) -> Checkpoint:
+    from rnp_deploy.network.checkpoint import Checkpoint, load_checkpoint
+    from rnp_deploy.network.model_sources import build_model, load_weights
+    from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
+
+    if checkpoint is not None:
+        _refuse_given((*PRUNING_NAMES, *IMAGE_NAMES, "weights"))
+    settings = settings_from(**{name: options.pop(name) for name in PRUNING_NAMES})
+    image = [options.pop(name) for name in IMAGE_NAMES]
+    weights = options["weights"]
+    if model is None:
+        if checkpoint is None:
+            raise click.UsageError("pass a CHECKPOINT, or a --model")
+        return load_checkpoint(checkpoint)
+    source = build_model(model, parse_arguments(options["model_args"]))
+    if checkpoint is not None:
+        return load_checkpoint(checkpoint, source.module)
+    if weights is not None:
+        section, ignored = options["weights_section"], options["ignore_keys"]
+        report_weights(weights, load_weights(source.module, weights, section, ignored))
+    preprocessing = preprocessing_from(source.preprocessing, *image)
+    example = torch_example(preprocessing)
+    return Checkpoint(
+        RuntimePrunedNetwork.from_settings(source.module, example, settings), preprocessing=preprocessing
+    )
+
+
+def _refuse_given(names: Sequence[str]) -> None:
+    """Say of options that a checkpoint has settled that they come too late."""
+    context = click.get_current_context()
+    given = [n for n in names if context.get_parameter_source(n) == click.core.ParameterSource.COMMANDLINE]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise click.UsageError(f"{options}: a CHECKPOINT was trained with its own; leave it out")
+
+
+def _modes(pairs: tuple[str, ...]) -> dict[str, str]:
+    modes = {pattern: mode for pattern, _, mode in (pair.rpartition("=") for pair in pairs)}
+    if not all(modes) or not set(modes.values()) <= {"pairs", "outputs"}:
+        raise InputError(f"--branches-for {' '.join(pairs)}: use PATTERN=pairs or PATTERN=outputs")
+    return modes
+
+
+def _print_explanation(explanation: Explanation, as_json: bool) -> None:
+    if as_json:
+        print_json([dataclasses.asdict(role) for role in explanation])
+    else:
+        click.echo(str(explanation))
 
 
 if __name__ == "__main__":

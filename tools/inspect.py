@@ -18,8 +18,9 @@ __all__ = ["main"]
 @click.command("rnp-inspect", cls=RnpCommand)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Verify the sha256 of every file, not its size alone.")
+@click.option("--convs", is_flag=True, help="Show what became of every convolution, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
-def main(path: Path, check: bool, as_json: bool) -> None:
+def main(path: Path, check: bool, convs: bool, as_json: bool) -> None:
     """Show the stages, widths, branches, MACs and files of the bundle at PATH."""
     manifest = open_bundle(path).manifest if check else read_manifest(path)
     check_sizes(path, manifest)
@@ -28,7 +29,7 @@ def main(path: Path, check: bool, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    print_table(_table(report))
+    print_table(_conv_table(report) if convs else _table(report))
     click.echo(_summary(report))
 
 
@@ -45,9 +46,11 @@ def describe(manifest: Manifest) -> dict[str, Any]:
                 "conv": None if decision is None else decision.conv,
                 "widths": None if decision is None else list(decision.widths),
                 "input_decisions": list(stage.input_decisions),
+                "mode": _mode(manifest, s),
                 "branches": len(stage.branches),
                 "macs_least": min(macs),
                 "macs_most": max(macs),
+                "weight_bytes": sum(branch.weight_bytes for branch in stage.branches),
                 "graph_bytes": sum(sizes[branch.file] for branch in stage.branches),
             }
         )
@@ -62,6 +65,12 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "macs_full": manifest.macs,
         "macs_cheapest_path": cheapest,
         "macs_agent": sum(step.macs for step in manifest.agent.steps),
+        "agent_trained": manifest.agent_trained,
+        "convolutions": [conv.model_dump(mode="json") for conv in manifest.convolutions],
+        "modes": {
+            "this bundle": _cost(manifest, everything=True),
+            "outputs": _cost(manifest, everything=False),
+        },
         "files": len(manifest.files),
         "bytes": sum(sizes.values()),
         "stages": stages,
@@ -70,8 +79,67 @@ def describe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _mode(manifest: Manifest, s: int) -> str:
+    """How a stage meets the options before it."""
+    stage = manifest.stages[s]
+    padded = any(tensor.name.endswith("_full") for tensor in stage.inputs)
+    return "pairs" if stage.input_decisions else "outputs" if padded else "-"
+
+
+def _cost(manifest: Manifest, *, everything: bool) -> dict[str, Any]:
+    """What the branches cost, or those that would be left if every stage took full-width inputs."""
+    sizes = {file.path: file.bytes for file in manifest.files}
+    kept = [
+        branch
+        for stage in manifest.stages
+        for branch in stage.branches
+        if everything
+        or all(
+            o == manifest.option_counts[t]
+            for t, o in zip(stage.input_decisions, branch.input_options, strict=True)
+        )
+    ]
+    macs = {}
+    for j in range(1, manifest.groups + 1):
+        options = manifest.uniform_options(j)
+        taken = [manifest.branch(s, options) for s in range(len(manifest.stages))]
+        if not everything:
+            taken = [
+                next(b for b in kept if b in stage.branches and b.output_option == branch.output_option)
+                for stage, branch in zip(manifest.stages, taken, strict=True)
+            ]
+        macs[str(j)] = sum(branch.macs for branch in taken)
+    return {
+        "branches": len(kept),
+        "graph_bytes": sum(sizes[branch.file] for branch in kept),
+        "weight_bytes": sum(branch.weight_bytes for branch in kept),
+        "macs_by_option": macs,
+    }
+
+
+def _conv_table(report: dict[str, Any]) -> Table:
+    table = Table("convolution", "role", "MMACs", "decision", "widths", "why")
+    for conv in report["convolutions"]:
+        decision = "" if conv["decision"] is None else str(conv["decision"])
+        widths = " ".join(map(str, conv["widths"] or []))
+        table.add_row(
+            conv["conv"], conv["role"], f"{conv['macs'] / 1e6:.3f}", decision, widths, conv["reason"]
+        )
+    return table
+
+
 def _table(report: dict[str, Any]) -> Table:
-    table = Table("stage", "opens with", "widths", "input options of", "branches", "MMACs", "graphs, kB")
+    table = Table(
+        "stage",
+        "opens with",
+        "widths",
+        "input options of",
+        "mode",
+        "branches",
+        "MMACs",
+        "graphs, kB",
+        "weights if loaded, MB",
+    )
     for stage in report["stages"]:
         least, most = stage["macs_least"] / 1e6, stage["macs_most"] / 1e6
         table.add_row(
@@ -79,11 +147,22 @@ def _table(report: dict[str, Any]) -> Table:
             stage["conv"] or "the input",
             " ".join(map(str, stage["widths"] or [])) or "-",
             " ".join(report["stages"][t + 1]["conv"] for t in stage["input_decisions"]) or "-",
+            stage["mode"],
             str(stage["branches"]),
             f"{most:.3f}" if least == most else f"{least:.3f}..{most:.3f}",
             f"{stage['graph_bytes'] / 1e3:.1f}",
+            f"{stage['weight_bytes'] / 1e6:.2f}",
         )
     return table
+
+
+def _mode_line(name: str, cost: dict[str, Any], full: int) -> str:
+    shares = " ".join(f"{100 * macs / full:.1f}" for macs in cost["macs_by_option"].values())
+    return (
+        f"{name}: {cost['branches']} branches, {cost['graph_bytes'] / 1e3:.0f} kB of graphs, "
+        f"{cost['weight_bytes'] / 1e6:.1f} MB of weights if all are loaded; "
+        f"MACs of option 1, 2, … everywhere: {shares} %"
+    )
 
 
 def _summary(report: dict[str, Any]) -> str:
@@ -94,12 +173,17 @@ def _summary(report: dict[str, Any]) -> str:
         if deviation is None
         else f"verified at export: largest deviation {deviation:.1e} of the largest activation"
     )
+    modes = report["modes"]
+    costs = [_mode_line("this bundle", modes["this bundle"], full)]
+    if modes["outputs"]["branches"] != modes["this bundle"]["branches"]:
+        costs.append(_mode_line("with branches=outputs it would be", modes["outputs"], full))
+    trained = "" if report["agent_trained"] else "; the agent is UNTRAINED and takes all groups everywhere"
     hashes = "all hashes are right" if report["checked"] else "hashes not checked (--check does)"
     return (
         f"format {report['format_version']}, by {report['producer']}; {report['files']} files, "
         f"{report['bytes'] / 1e6:.2f} MB; {hashes}\n"
         f"full network {full / 1e6:.2f} MMACs, cheapest path {100 * report['macs_cheapest_path'] / full:.1f} %, "
-        f"agent {100 * report['macs_agent'] / full:.2f} % more; {checked}"
+        f"agent {100 * report['macs_agent'] / full:.2f} % more; {checked}{trained}\n" + "\n".join(costs)
     )
 
 

@@ -37,6 +37,10 @@ def main(
         manifest = controller.manifest
         if manifest.preprocessing is None:
             raise InputError(f"{path} does not say how images become inputs; call Controller.run with arrays")
+        if not manifest.agent_trained and options is None:
+            click.echo(
+                "the agent is untrained: it takes all groups everywhere; rnp-train trains one", err=True
+            )
         batch = read_images(images, manifest.preprocessing)
         forced = None if options is None else [parse_options(options)] * len(batch)
         rows = _rows(images, controller.run(batch, penalty=penalty, options=forced), manifest)

@@ -15,6 +15,7 @@ __all__ = [
     "BranchManifest",
     "Calibration",
     "CalibrationPoint",
+    "ConvManifest",
     "DecisionManifest",
     "FileManifest",
     "Manifest",
@@ -41,15 +42,16 @@ class _Frozen(BaseModel):
 class TensorManifest(_Frozen):
     """A tensor; ``shape`` leaves out the batch axis N, which comes first and is dynamic.
 
-    Where ``follows`` names a decision, axis 1 (the first of ``shape``) holds
-    ``widths[option-1] · repeat`` values in a branch; ``shape`` is the full width.
+    Where ``follows`` names a decision, ``axis``, counted with N as 0, holds ``sizes[option-1]``
+    values in a branch; ``shape`` is the full width.
     """
 
     name: str
     shape: tuple[Size, ...]
     dtype: Literal["float32"] = "float32"
     follows: Count | None = None
-    repeat: Size = 1
+    axis: Size = 1
+    sizes: tuple[Size, ...] = ()
 
 
 class DecisionManifest(_Frozen):
@@ -66,8 +68,22 @@ class DecisionManifest(_Frozen):
         return self
 
 
+class ConvManifest(_Frozen):
+    """What became of one convolution of the network, and why.
+
+    ``macs`` at full width, per sample. A ``prunable`` one has its ``decision`` and ``widths``.
+    """
+
+    conv: str
+    role: Literal["prunable", "follower", "whole"]
+    reason: str
+    macs: Count
+    decision: Count | None = None
+    widths: tuple[Size, ...] | None = None
+
+
 class BranchManifest(_Frozen):
-    """A stage for one choice of options; ``macs`` per sample.
+    """A stage for one choice of options; ``macs`` per sample, ``weight_bytes`` once loaded.
 
     ``input_options`` are in the order of the stage's ``input_decisions``.
     """
@@ -76,6 +92,7 @@ class BranchManifest(_Frozen):
     output_option: Size | None
     file: str
     macs: Count
+    weight_bytes: Count
 
 
 class StageManifest(_Frozen):
@@ -138,11 +155,14 @@ class Preprocessing(_Frozen):
     """From an image file to one input ``[C, H, W]``.
 
     Convert to ``colour``, resize bilinearly to ``size`` (H, W), scale 0..255 to 0..1,
-    subtract ``mean`` and divide by ``std``, one value per channel.
+    subtract ``mean`` and divide by ``std``, one value per channel in the order of ``colour``.
+    With ``shorter_side`` the image keeps its proportions: its shorter side is resized to
+    that, and the middle is cut out.
     """
 
-    colour: Literal["L", "RGB"]
+    colour: Literal["L", "RGB", "BGR"]
     size: tuple[Size, Size]
+    shorter_side: Size | None = None
     mean: tuple[Finite, ...]
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
 
@@ -151,6 +171,8 @@ class Preprocessing(_Frozen):
         channels = 1 if self.colour == "L" else 3
         if len(self.mean) != channels or len(self.std) != channels:
             raise ValueError(f"mean and std need {channels} values for colour {self.colour}")
+        if self.shorter_side is not None and self.shorter_side < max(self.size):
+            raise ValueError(f"shorter_side {self.shorter_side} is less than the size {self.size} to cut out")
         return self
 
 
@@ -195,7 +217,9 @@ def check_description(
 class Manifest(_Frozen):
     """The whole manifest, without ``manifest_sha256``, which covers it.
 
-    ``macs`` is the full network's, per sample; ``producer`` the program that wrote it.
+    ``macs`` is the full network's, per sample; ``producer`` the program that wrote it;
+    ``groups`` the largest number of options of a decision; ``agent_trained`` False where the
+    agent still takes all groups everywhere.
     """
 
     format_version: str
@@ -205,6 +229,8 @@ class Manifest(_Frozen):
     groups: Annotated[int, Field(ge=2, lt=2**31)]
     macs: Annotated[int, Field(ge=1, lt=2**63)]
     agent: AgentManifest
+    agent_trained: bool = True
+    convolutions: tuple[ConvManifest, ...]
     decisions: Annotated[tuple[DecisionManifest, ...], Field(min_length=1)]
     stages: Annotated[tuple[StageManifest, ...], Field(min_length=2)]
     files: tuple[FileManifest, ...]
@@ -222,10 +248,14 @@ class Manifest(_Frozen):
                 f"there are {len(self.stages)} and {len(self.agent.steps)}"
             )
         for t, decision in enumerate(self.decisions):
-            if len(decision.widths) != self.groups:
-                raise ValueError(f"decision {t} has {len(decision.widths)} widths, not {self.groups}")
             if decision.stage != t + 1:
                 raise ValueError(f"decision {t} opens stage {decision.stage}, not {t + 1}")
+        listed = {(conv.conv, conv.decision, conv.widths) for conv in self.convolutions}
+        for t, decision in enumerate(self.decisions):
+            if (decision.conv, t, decision.widths) not in listed:
+                raise ValueError(f"convolutions say other widths of decision {t}, {decision.conv}")
+        if max(self.option_counts) != self.groups:
+            raise ValueError(f"no decision has {self.groups} options, or one has more")
         known = {self.inputs[0].name: self.inputs[0]}
         for s, stage in enumerate(self.stages):
             self._check_stage(s, stage, known)
@@ -262,16 +292,20 @@ class Manifest(_Frozen):
             return
         if tensor.follows not in (*stage.input_decisions, stage.decision):
             raise ValueError(f"stage {s} gives {tensor.name!r} without the option it follows")
-        width = self.decisions[tensor.follows].widths[-1] * tensor.repeat
-        if tensor.shape[:1] != (width,):
-            raise ValueError(f"stage {s} gives {tensor.name!r} in a width that does not fit")
+        full = tensor.shape[tensor.axis - 1 : tensor.axis]
+        rising = list(tensor.sizes) == sorted(set(tensor.sizes))
+        if len(tensor.sizes) != self.option_counts[tensor.follows] or full != tensor.sizes[-1:] or not rising:
+            raise ValueError(f"stage {s} gives {tensor.name!r} in sizes that do not fit")
 
     def _check_branches(self, s: int, stage: StageManifest) -> None:
         keys = {(branch.input_options, branch.output_option) for branch in stage.branches}
-        wanted = self.groups ** (len(stage.input_decisions) + (stage.decision is not None))
+        own = () if stage.decision is None else (stage.decision,)
+        most = [self.option_counts[t] for t in (*stage.input_decisions, *own)]
+        wanted = math.prod(most)
         for options, option in keys:
+            taken = options if option is None else (*options, option)
             fits = len(options) == len(stage.input_decisions) and (option is None) == (stage.decision is None)
-            if not fits or any(o > self.groups for o in (*options, option or 1)):
+            if not fits or any(o > k for o, k in zip(taken, most, strict=True)):
                 raise ValueError(f"stage {s} has a branch for options {options} → {option}")
         if len(keys) != len(stage.branches) or len(keys) != wanted:
             raise ValueError(f"stage {s} has {len(keys)} of {wanted} branches")
@@ -289,6 +323,15 @@ class Manifest(_Frozen):
         other = sorted(path for path in used if not path.endswith(".onnx"))
         if other:
             raise ValueError(f"{other[0]} is used as a graph but is no .onnx file")
+
+    @property
+    def option_counts(self) -> tuple[int, ...]:
+        """How many options each decision has."""
+        return tuple(len(decision.widths) for decision in self.decisions)
+
+    def uniform_options(self, option: int) -> tuple[int, ...]:
+        """The same option at every decision, or its last where it has fewer."""
+        return tuple(min(option, k) for k in self.option_counts)
 
     def branch_count(self) -> int:
         """Number of branches over all stages."""

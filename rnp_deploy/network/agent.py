@@ -11,6 +11,10 @@ from torch import Tensor, nn
 __all__ = ["Agent", "AgentStep", "StepOutput"]
 
 
+_UNTRAINED_WEIGHT = 0.01
+_UNTRAINED_STEP = 0.05
+
+
 class StepOutput(NamedTuple):
     """What one agent step gives: Q-values ``[N, K]``, option ``[N]`` int64 in 1..K, state ``[N, D]``."""
 
@@ -25,8 +29,11 @@ class AgentStep(nn.Module):
     Q-values come from a linear decoder: a tanh-bounded state could not represent the returns.
     """
 
-    def __init__(self, encoder: nn.Module, cell: nn.GRUCell, decoder: nn.Linear, penalty: float) -> None:
+    def __init__(
+        self, encoder: nn.Module, cell: nn.GRUCell, decoder: nn.Linear, penalty: float, options: int
+    ) -> None:
         super().__init__()
+        self.options = options
         self.encoder = encoder
         self.cell = cell
         self.decoder = decoder
@@ -46,7 +53,7 @@ class AgentStep(nn.Module):
             The fields of :class:`StepOutput`. Of equal Q-values the cheapest option wins.
         """
         state = self.cell(self.encoder(features), state)
-        q_values = self.decoder(state)
+        q_values = self.decoder(state)[:, : self.options]
         steps = torch.arange(q_values.shape[1], device=q_values.device, dtype=q_values.dtype)
         q_values = q_values - (penalty - self.penalty)[:, None] * steps
         return q_values, torch.argmax(q_values, dim=1) + 1, state
@@ -57,16 +64,19 @@ class Agent(nn.Module):
 
     Args:
         feature_channels: C_in of each decision.
-        groups: K, the number of options.
+        option_counts: K of each decision; Q-values beyond are neither given nor trained.
         embedding_size: Length of every encoder's output.
         state_size: D.
         penalty: The price of one more group it is trained with, the paper's -p.
+
+    Attributes:
+        trained: Whether training has seen it; until then it takes all groups everywhere.
     """
 
     def __init__(
         self,
         feature_channels: Sequence[int],
-        groups: int,
+        option_counts: Sequence[int],
         embedding_size: int = 32,
         state_size: int = 32,
         penalty: float = 0.1,
@@ -75,9 +85,15 @@ class Agent(nn.Module):
         self.state_size = state_size
         self.embedding_size = embedding_size
         self.penalty = penalty
+        self.trained = False
         self.encoders = nn.ModuleList(nn.Linear(c, embedding_size) for c in feature_channels)
         self.cell = nn.GRUCell(embedding_size, state_size)
-        self.decoder = nn.Linear(state_size, groups)
+        self.decoder = nn.Linear(state_size, max(option_counts))
+        self.option_counts = tuple(option_counts)
+        # Untrained, the agent is to change nothing: all groups are worth a little more.
+        with torch.no_grad():
+            self.decoder.weight.mul_(_UNTRAINED_WEIGHT)
+            self.decoder.bias.copy_(_UNTRAINED_STEP * torch.arange(max(option_counts)))
 
     def initial_state(self, features: Tensor) -> Tensor:
         """Zeros ``[N, D]`` on the device and in the dtype of ``features``."""
@@ -85,7 +101,8 @@ class Agent(nn.Module):
 
     def step(self, decision: int) -> AgentStep:
         """The module of one decision; it shares this agent's parameters."""
-        return AgentStep(self.encoders[decision], self.cell, self.decoder, self.penalty)
+        encoder, options = self.encoders[decision], self.option_counts[decision]
+        return AgentStep(encoder, self.cell, self.decoder, self.penalty, options)
 
     def forward(self, decision: int, features: Tensor, state: Tensor, penalty: Tensor) -> StepOutput:
         """Take one decision; see :meth:`AgentStep.forward`."""

@@ -1,318 +1,222 @@
 """Which channels of which tensor follow which convolution, and which parameters to cut.
 
 One pass over the traced graph, in execution order. A convolution opens a set of channels;
-per-channel operations hand them on; a convolution or a linear layer *reads* them; any other
-operation needs them all, and makes the convolution that opened them *whole*. To teach the
-analysis an operation, add it to a table or a rule here: nothing else in the package asks
-what an operation does to channels.
+per-channel operations hand them on; a convolution or a linear layer *reads* them; a
+concatenation takes them padded with zeros; any other operation needs them all, and makes the
+convolution that opened them *whole*. The rules are in
+:mod:`rnp_deploy.network.channel_rules`, widths and decisions in
+:mod:`rnp_deploy.network.widths`.
 """
 
 from __future__ import annotations
 
-import operator
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from rnp_deploy.network.tracing import tensor_shape
+from rnp_deploy.network.tracing import Trace
 
-__all__ = ["ChannelAnalysis", "Channels", "ConvRole", "ParameterCut", "analyse_channels"]
+__all__ = ["CHANNEL_AXIS", "ChannelAnalysis", "Channels", "ConvRole", "ParameterCut", "Pass", "Role"]
 
 Role: TypeAlias = Literal["prunable", "follower", "whole"]
 
-_PER_CHANNEL_MODULES: tuple[type[nn.Module], ...] = (
-    # activations
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.SiLU, nn.GELU, nn.Mish,
-    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign,
-    # pooling and padding over H and W
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d,
-    nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d,
-    # dropout and nothing at all
-    nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity,
-)  # fmt: skip
-_PER_CHANNEL_FUNCTIONS: frozenset[Any] = frozenset({
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.silu, F.gelu, F.mish, F.hardswish,
-    F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, F.softsign, torch.relu,
-    torch.sigmoid, torch.tanh, torch.clamp,
-    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.max_pool2d,
-    F.dropout, F.dropout2d,
-    operator.neg, torch.abs, torch.square,
-})  # fmt: skip
-_PER_CHANNEL_METHODS = frozenset({"relu", "sigmoid", "tanh", "clamp", "contiguous", "abs"})
-_ADDITIONS: frozenset[Any] = frozenset({operator.add, torch.add, "add"})
-_ARITHMETIC: frozenset[Any] = _ADDITIONS | {
-    operator.sub, operator.mul, operator.truediv, torch.sub, torch.mul, "sub", "mul",
-}  # fmt: skip
-_SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+#: C in ``[N, C, H, W]``
+CHANNEL_AXIS = 1
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels on axis 1 of a tensor: those of ``conv``, each ``repeat`` values long.
+    """What an axis of a tensor holds: for every ``unit`` channels of ``conv``, ``repeat`` values.
 
-    ``repeat`` is 1 for ``[N, C, H, W]`` and H*W once such a tensor is flattened.
+    Attributes:
+        conv: Module path of the convolution that opened the channels.
+        unit: Channels that only stay or go together; above 1 behind a grouped convolution.
+        repeat: 1 for ``[N, C, H, W]``, H*W once such a tensor is flattened.
+        axis: 1, or the last one in channels-last tensors.
     """
 
     conv: str
+    unit: int = 1
     repeat: int = 1
+    axis: int = CHANNEL_AXIS
+
+    def size(self, width: int) -> int:
+        """Values on the axis where ``width`` channels of the convolution are kept."""
+        return width // self.unit * self.repeat
+
+    def times(self, factor: int) -> Channels:
+        """Every value has become ``factor`` values."""
+        return Channels(self.conv, self.unit, self.repeat * factor, self.axis)
+
+    def at(self, axis: int) -> Channels:
+        """The same on another axis."""
+        return Channels(self.conv, self.unit, self.repeat, axis)
 
 
 @dataclass(frozen=True)
 class ParameterCut:
-    """Along ``axis``, the parameter or buffer ``name`` has ``repeat`` values per channel of ``conv``."""
+    """Along ``axis``, the parameter or buffer ``name`` holds these ``channels`` (whose own axis is void)."""
 
     name: str
     axis: int
-    conv: str
-    repeat: int = 1
+    channels: Channels
+
+    @property
+    def conv(self) -> str:
+        """The convolution whose option sets the size."""
+        return self.channels.conv
 
 
 @dataclass(frozen=True)
 class ConvRole:
-    """What becomes of one convolution, and why, in words."""
+    """What becomes of one convolution, and why, in words.
+
+    Attributes:
+        conv: Module path. A linear layer over the last axis of ``[N, H, W, C]`` is a
+            pointwise convolution and listed too.
+        role: ``"prunable"``: an option is chosen for it. ``"follower"``: it is as wide as a
+            prunable one before it. ``"whole"``: its output channels are always all computed,
+            though it may read fewer.
+        reason: In words.
+        macs: Multiply-accumulates at full width for one image.
+        decision: Of a prunable one, the decision that chooses its option.
+        widths: Of a prunable one, its channels by option.
+    """
 
     conv: str
     role: Role
     reason: str
+    macs: int
+    decision: int | None = None
+    widths: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class ChannelAnalysis:
-    """What :func:`analyse_channels` found.
+    """What becomes of every convolution, and what follows from it.
 
     Attributes:
         roles: One entry per convolution, in execution order.
+        blocks: Prunable convolutions by decision, in execution order.
+        widths: Prunable convolution → channels by option.
+        units: Prunable convolution → channels that only stay or go together.
+        fixed: Prunable convolutions whose channels have to keep their order, since what
+            takes them padded does not know it.
         follows: Node name → the prunable channels its tensor carries. Tensors that are
             not named are full width.
-        readers: Names of the conv and linear nodes that read prunable channels.
+        readers: Names of the nodes that read prunable channels: those not kept are masked.
+        padded: Names of the nodes that take prunable channels padded to full width.
         cuts: Every parameter and buffer that shrinks with a prunable convolution.
     """
 
     roles: tuple[ConvRole, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    widths: Mapping[str, tuple[int, ...]]
+    units: Mapping[str, int]
+    fixed: frozenset[str]
     follows: Mapping[str, Channels]
     readers: frozenset[str]
+    padded: frozenset[str]
     cuts: tuple[ParameterCut, ...]
 
     @property
     def prunable(self) -> tuple[str, ...]:
         """Module paths of the prunable convolutions, in execution order."""
-        return tuple(role.conv for role in self.roles if role.role == "prunable")
+        return tuple(conv for block in self.blocks for conv in block)
 
 
 @dataclass
-class _Pass:
-    """The state of one pass; conv module paths stand for the channels they open."""
+class Pass:
+    """The state of one pass; the module path of a convolution stands for the channels it opens.
 
-    traced: fx.GraphModule
-    calls: Counter[str]
-    tied: frozenset[str]
+    Attributes:
+        layers: Every convolution → macs, in execution order.
+        opened: Paths that opened channels, with the node that did.
+        joined: Path → the channels of an earlier one that its own follow.
+        follows: Node name → channels.
+        readers: (reading node, conv whose channels it reads).
+        padded: The same for nodes that take them padded.
+        whole: Path → why it must keep all its channels.
+        followers: Grouped convolution → what it follows.
+    """
+
+    trace: Trace
+    layers: dict[str, int] = field(default_factory=dict)
+    opened: dict[str, fx.Node] = field(default_factory=dict)
+    joined: dict[str, Channels] = field(default_factory=dict)
     follows: dict[str, Channels] = field(default_factory=dict)
-    readers: dict[str, str] = field(default_factory=dict)
+    readers: list[tuple[fx.Node, str]] = field(default_factory=list)
+    padded: list[tuple[fx.Node, str]] = field(default_factory=list)
     cuts: list[ParameterCut] = field(default_factory=list)
     whole: dict[str, str] = field(default_factory=dict)
     followers: dict[str, str] = field(default_factory=dict)
-    convs: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        traced = self.trace.graph_module
+        self.calls = Counter(str(node.target) for node in traced.graph.nodes if node.op != "output")
+        self.tied = _tied_modules(traced)
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path."""
+        return self.trace.graph_module.get_submodule(path)
+
+    def open(self, path: str, node: fx.Node, axis: int = CHANNEL_AXIS) -> Channels:
+        """Let a layer's own output channels begin."""
+        self.opened[path] = node
+        channels = Channels(path, axis=axis)
+        self.cut(path, channels, "weight", "bias")
+        return channels
 
     def require(self, channels: Channels | None, reason: str) -> None:
+        """Make the producer of these channels whole."""
         if channels is not None:
             self.whole.setdefault(channels.conv, reason)
 
     def cut(self, module: str, channels: Channels, *parameters: str, axis: int = 0) -> None:
-        self.cuts += [
-            ParameterCut(f"{module}.{name}", axis, channels.conv, channels.repeat) for name in parameters
-        ]
+        """Note parameters of a module that shrink with the channels."""
+        self.cuts += [ParameterCut(f"{module}.{name}", axis, channels) for name in parameters]
 
+    def read(self, path: str, node: fx.Node, channels: Channels) -> None:
+        """A layer whose weights lack the channels its input lacks."""
+        self.readers.append((node, channels.conv))
+        self.cut(path, channels, "weight", axis=1)
 
-def analyse_channels(traced: fx.GraphModule, groups: int) -> ChannelAnalysis:
-    """Decide for every convolution whether its output channels can be cut, and what follows.
+    def leader(self, conv: str) -> str:
+        """The convolution whose option counts for the channels of ``conv``."""
+        while conv in self.joined:
+            conv = self.joined[conv].conv
+        return conv
 
-    Args:
-        traced: From :func:`rnp_deploy.network.tracing.trace_backbone`.
-        groups: k, the number of channel groups of each prunable convolution.
-
-    Returns:
-        Roles with reasons, the channels each tensor follows, and the parameters to cut.
-        What is not understood makes its producers whole.
-    """
-    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
-    state = _Pass(traced, calls, _tied_modules(traced))
-    for node in traced.graph.nodes:
-        channels = _visit(state, node)
-        if channels is not None:
-            state.follows[node.name] = channels
-    for conv in state.convs:
-        module = traced.get_submodule(conv)
-        if type(module) is nn.Conv2d and conv not in state.whole:
-            _refuse_unsuitable(state, conv, module, groups)
-    roles = tuple(_role(state, conv) for conv in state.convs)
-    prunable = {role.conv for role in roles if role.role == "prunable"}
-    return ChannelAnalysis(
-        roles=roles,
-        follows={n: c for n, c in state.follows.items() if c.conv in prunable},
-        readers=frozenset(name for name, conv in state.readers.items() if conv in prunable),
-        cuts=tuple(cut for cut in state.cuts if cut.conv in prunable),
-    )
-
-
-def _visit(state: _Pass, node: fx.Node) -> Channels | None:
-    inputs = [state.follows.get(source.name) for source in node.all_input_nodes]
-    if node.op == "call_module":
-        understood, channels = _visit_call(state, node, inputs)
-    elif node.op in ("call_function", "call_method"):
-        understood, channels = _visit_function(node, inputs)
-    else:
-        understood, channels = False, None
-    if understood:
+    def resolved(self, channels: Channels) -> Channels:
+        """The same channels, in terms of the convolution whose option counts."""
+        while channels.conv in self.joined:
+            earlier = self.joined[channels.conv]
+            # every earlier.unit channels ↔ earlier.repeat channels of conv, taken channels.unit at a time
+            together = math.lcm(earlier.repeat, channels.unit)
+            channels = Channels(
+                earlier.conv,
+                earlier.unit * together // earlier.repeat,
+                channels.repeat * together // channels.unit,
+                channels.axis,
+            )
         return channels
-    reason = f"{node.name} ({_describe(state, node)}) needs all its channels"
-    if node.op == "output":
-        reason = "its channels are the network's output"
-    elif node.target in _ADDITIONS:
-        reason = f"its channels meet another producer's in the addition {node.name}"
-    for each in inputs:
-        state.require(each, reason)
-    return None
 
-
-def _visit_call(state: _Pass, node: fx.Node, inputs: list[Channels | None]) -> tuple[bool, Channels | None]:
-    """Return (understood, channels of the result)."""
-    path = str(node.target)
-    module = state.traced.get_submodule(path)
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and path not in state.convs:
-        state.convs.append(path)
-    why = _unusual(state, path, module)
-    if why is not None:
-        state.whole.setdefault(path, why)
-        for channels in inputs:
-            state.require(channels, why)
-        return True, None
-    if len(inputs) != 1:
-        return False, None
-    return True, _visit_module(state, node, path, module, inputs[0])
-
-
-def _unusual(state: _Pass, path: str, module: nn.Module) -> str | None:
-    """Why a module's weights must not be cut, whatever its kind."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return f"{path} has hooks"
-    if path in state.tied:
-        return f"{path} shares its weights"
-    if state.calls[path] > 1 and any(True for _ in (*module.parameters(), *module.buffers())):
-        return f"{path} is used more than once"
-    return None
-
-
-def _visit_module(
-    state: _Pass, node: fx.Node, path: str, module: nn.Module, channels: Channels | None
-) -> Channels | None:
-    kind = type(module)
-    if kind is nn.Conv2d:
-        return _visit_conv(state, node, path, module, channels)  # type: ignore[arg-type]
-    if channels is None:
-        return None
-    if kind is nn.Linear and len(tensor_shape(node) or ()) == 2:
-        state.readers[node.name] = channels.conv
-        state.cut(path, channels, "weight", axis=1)
-        return None
-    if kind in _PER_CHANNEL_MODULES or kind is nn.PReLU or (kind is nn.Flatten and _flattens(node)):
-        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-            state.cut(path, channels, "weight")
-        return _resized(node, channels) if kind is nn.Flatten else channels
-    if kind in _BATCH_NORMS:
-        state.cut(path, channels, "weight", "bias", "running_mean", "running_var")
-        return channels
-    state.require(channels, f"{path} ({kind.__name__}) needs all its channels")
-    return None
-
-
-def _visit_conv(
-    state: _Pass, node: fx.Node, path: str, conv: nn.Conv2d, channels: Channels | None
-) -> Channels | None:
-    if conv.groups == 1:
-        if channels is not None:
-            state.readers[node.name] = channels.conv
-            state.cut(path, channels, "weight", axis=1)
-        state.cut(path, Channels(path), "weight", "bias")
-        return Channels(path)
-    if conv.groups == conv.in_channels == conv.out_channels:
-        if channels is None:
-            state.whole.setdefault(path, "depthwise, and the tensor it reads is whole")
+    def join(self, a: Channels, b: Channels) -> Channels | None:
+        """Where two producers meet value by value, let the later follow the earlier; None where it cannot."""
+        order = list(self.opened)
+        first, second = sorted((a, b), key=lambda channels: order.index(channels.conv))
+        if second.unit != 1 or second.repeat != 1 or self.leader(first.conv) == self.leader(second.conv):
             return None
-        state.followers[path] = channels.conv
-        state.cut(path, channels, "weight", "bias")
-        return channels
-    state.whole.setdefault(path, f"grouped convolution (groups={conv.groups})")
-    state.require(channels, f"{path} is a grouped convolution and reads all its channels")
-    return None
-
-
-def _visit_function(node: fx.Node, inputs: list[Channels | None]) -> tuple[bool, Channels | None]:
-    """Return (understood, channels of the result)."""
-    if not any(inputs):
-        return True, None
-    target = node.target
-    names = _PER_CHANNEL_METHODS if node.op == "call_method" else _PER_CHANNEL_FUNCTIONS
-    first = inputs[0]
-    if len(inputs) == 1 and first is not None:
-        if target in names or target in _ARITHMETIC:
-            return True, first
-        if (target is torch.flatten and _flattens(node)) or (
-            target in (torch.mean, "mean") and _means_over_space(node)
-        ):
-            return True, _resized(node, first)
-        if target in ("size", "dim") or (target is getattr and node.args[1] in _SHAPE_ATTRIBUTES):
-            return True, None  # a shape; cutting refuses one that would name channels
-    if len(inputs) == 2 and inputs[0] == inputs[1] and target in _ARITHMETIC:
-        return True, first  # x * sigmoid(x): one producer, still per channel
-    return False, None
-
-
-def _flattens(node: fx.Node) -> bool:
-    before, after = tensor_shape(node.all_input_nodes[0]), tensor_shape(node)
-    return before is not None and after is not None and len(after) == 2 and before[0] == after[0]
-
-
-def _means_over_space(node: fx.Node) -> bool:
-    before = tensor_shape(node.all_input_nodes[0])
-    dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    if before is None or len(before) != 4 or not isinstance(dims, tuple | list):
-        return False
-    return sorted(dim % 4 for dim in dims) == [2, 3]
-
-
-def _resized(node: fx.Node, channels: Channels) -> Channels:
-    before, after = tensor_shape(node.all_input_nodes[0]), tensor_shape(node)
-    if before is None or after is None:  # both were checked by the caller
-        return channels
-    return Channels(channels.conv, channels.repeat * after[1] // before[1])
-
-
-def _refuse_unsuitable(state: _Pass, path: str, conv: nn.Conv2d, groups: int) -> None:
-    first = next(iter(state.convs))
-    if path == first:
-        state.whole[path] = "the first convolution is never pruned"
-    elif path not in state.followers and conv.out_channels % groups:
-        state.whole[path] = f"{conv.out_channels} channels do not divide into {groups} groups"
-
-
-def _role(state: _Pass, conv: str) -> ConvRole:
-    if conv in state.followers:
-        producer = state.followers[conv]
-        if producer in state.whole:
-            return ConvRole(conv, "whole", f"depthwise, and {producer}, which it follows, is whole")
-        return ConvRole(conv, "follower", f"depthwise: follows {producer}")
-    if conv in state.whole:
-        return ConvRole(conv, "whole", state.whole[conv])
-    kind = type(state.traced.get_submodule(conv))
-    if kind is not nn.Conv2d:
-        return ConvRole(conv, "whole", f"{kind.__name__} is not a plain 2-d convolution")
-    return ConvRole(conv, "prunable", "only convolutions and linear layers read its channels")
+        if second.conv in self.joined:
+            return None
+        self.joined[second.conv] = first
+        if second.conv in self.layers:
+            self.followers[second.conv] = first.conv
+        return first
 
 
 def _tied_modules(traced: fx.GraphModule) -> frozenset[str]:
@@ -326,9 +230,3 @@ def _tied_modules(traced: fx.GraphModule) -> frozenset[str]:
         owners.setdefault(id(tensor), []).append(name.rpartition(".")[0])
     by_name = {str(node.target).rpartition(".")[0] for node in traced.graph.nodes if node.op == "get_attr"}
     return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths) | by_name
-
-
-def _describe(state: _Pass, node: fx.Node) -> str:
-    if node.op == "call_module":
-        return type(state.traced.get_submodule(str(node.target))).__name__
-    return str(getattr(node.target, "__name__", node.target))

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +17,11 @@ from torch import nn
 from rnp_deploy.atomic import atomic_directory
 from rnp_deploy.bundle.manifest import Calibration, Preprocessing
 from rnp_deploy.canonical_json import dump_json, parse_json, read_json_bytes
-from rnp_deploy.errors import CheckpointError, RnpError
+from rnp_deploy.errors import CheckpointError, InputError, RnpError
+from rnp_deploy.network.model_sources import build_model, is_library_model
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
+from rnp_deploy.network.stages import Decision
+from rnp_deploy.pruning_settings import PruningSettings
 
 __all__ = ["Architecture", "Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -29,7 +33,7 @@ _Size = Annotated[int, Field(ge=1, le=2**14)]
 
 
 class Architecture(BaseModel):
-    """A backbone that ships with the package, by name, and its arguments."""
+    """A backbone by name, and its arguments: one that ships with the package, or a ``--model``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -44,7 +48,8 @@ class _Config(BaseModel):
     kind: Literal["rnp-deploy checkpoint"]
     architecture: Architecture | None
     input_shape: tuple[_Size, _Size, _Size]
-    groups: _Size
+    pruning: PruningSettings
+    agent_trained: bool
     penalty: float
     state_size: _Size
     orders: dict[str, tuple[int, ...]]
@@ -89,10 +94,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool
             kind="rnp-deploy checkpoint",
             architecture=checkpoint.architecture,
             input_shape=(channels, height, width),
-            groups=network.groups,
+            pruning=network.settings,
+            agent_trained=network.agent.trained,
             penalty=network.agent.penalty,
             state_size=network.agent.state_size,
-            orders={decision.conv: decision.order for decision in network.decisions},
+            orders={pruned.conv: pruned.order for d in network.decisions for pruned in d.convs},
             weights_sha256=hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
             preprocessing=checkpoint.preprocessing,
             classes=checkpoint.classes,
@@ -125,10 +131,10 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
         backbone = _known_backbone(config.architecture, path)
     state = _read_weights(path / WEIGHTS_FILE, config.weights_sha256)
     try:
-        network = RuntimePrunedNetwork.from_backbone(
+        network = RuntimePrunedNetwork.from_settings(
             backbone,
             torch.zeros(1, *config.input_shape),
-            config.groups,
+            config.pruning,
             penalty=config.penalty,
             state_size=config.state_size,
         )
@@ -138,14 +144,14 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
         network.load_state_dict(state)
     except RuntimeError as err:
         raise CheckpointError(f"{path}: the weights do not fit the backbone: {err}") from err
-    if set(config.orders) != {decision.conv for decision in network.decisions}:
+    network.agent.trained = config.agent_trained
+    pruned_convs = [pruned for decision in network.decisions for pruned in decision.convs]
+    if set(config.orders) != {pruned.conv for pruned in pruned_convs}:
         raise CheckpointError(f"{path}: the backbone has other prunable convolutions than the checkpoint")
-    for decision in network.decisions:
-        if sorted(config.orders[decision.conv]) != list(range(decision.widths[-1])):
-            raise CheckpointError(f"{path}: orders of {decision.conv} is no order of its channels")
-    network.decisions = tuple(
-        dataclasses.replace(decision, order=config.orders[decision.conv]) for decision in network.decisions
-    )
+    for pruned in pruned_convs:
+        if sorted(config.orders[pruned.conv]) != list(range(pruned.widths[-1])):
+            raise CheckpointError(f"{path}: orders of {pruned.conv} is no order of its channels")
+    network.decisions = tuple(_reordered(decision, config.orders) for decision in network.decisions)
     return Checkpoint(
         network=network,
         architecture=config.architecture,
@@ -153,6 +159,11 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
         classes=config.classes,
         calibration=config.calibration,
     )
+
+
+def _reordered(decision: Decision, orders: Mapping[str, tuple[int, ...]]) -> Decision:
+    convs = tuple(dataclasses.replace(pruned, order=orders[pruned.conv]) for pruned in decision.convs)
+    return dataclasses.replace(decision, convs=convs)
 
 
 def _read_config(path: Path) -> _Config:
@@ -187,6 +198,16 @@ def _known_backbone(architecture: Architecture | None, path: Path) -> nn.Module:
             f"{path} was made from a backbone of your own; load it in Python with "
             "load_checkpoint(path, backbone=...) and call export_bundle"
         )
+    if is_library_model(architecture.name):
+        try:
+            return build_model(architecture.name, architecture.arguments).module
+        except InputError as err:
+            raise CheckpointError(f"{path}: its backbone cannot be built: {err}") from err
+    if ":" in architecture.name:
+        raise CheckpointError(
+            f"{path} was made from {architecture.name!r}; a checkpoint alone imports no code: "
+            f"name it again, --model {architecture.name}"
+        )
     if architecture.name not in BACKBONES:
         raise CheckpointError(f"{path} names the backbone {architecture.name!r}; known: {sorted(BACKBONES)}")
     try:
@@ -197,7 +218,7 @@ def _known_backbone(architecture: Architecture | None, path: Path) -> nn.Module:
 
 def _explain_file(path: Path) -> str:
     """Say why a single file is no checkpoint, without running anything in it."""
-    advice = "build the network in Python, load them, and call RuntimePrunedNetwork.from_backbone and export_bundle"
+    advice = f"name it: --model torchvision:NAME --weights {path}, or build it in Python (RuntimePrunedNetwork.from_backbone)"
     with path.open("rb") as stream:
         pickled = stream.read(1) == b"\x80"
     if not pickled and not zipfile.is_zipfile(path):

@@ -12,13 +12,18 @@ from rnp_deploy.network.channels import ParameterCut
 __all__ = ["filter_order", "reorder_channels"]
 
 
-def filter_order(conv: nn.Conv2d) -> tuple[int, ...]:
+def filter_order(layer: nn.Conv2d | nn.Linear, unit: int = 1) -> tuple[int, ...]:
     """Channel indices by falling L2 norm of their filters (paper, section 3.3; released code).
 
     Contiguous groups of this order have falling mean norms. Equal norms keep their order.
+
+    Args:
+        layer: The prunable layer.
+        unit: Channels that only stay or go together; they keep their order among themselves.
     """
-    norms = conv.weight.detach().flatten(1).double().norm(dim=1)
-    return tuple(int(i) for i in torch.argsort(norms, descending=True, stable=True))
+    norms = layer.weight.detach().reshape(layer.weight.shape[0] // unit, -1).double().norm(dim=1)
+    units = torch.argsort(norms, descending=True, stable=True)
+    return tuple(_expanded(units, unit).tolist())
 
 
 def reorder_channels(
@@ -37,6 +42,12 @@ def reorder_channels(
             tensor = tensors.get(cut.name)
             if tensor is None:
                 continue  # a convolution or norm without this parameter
-            order = torch.tensor(orders[cut.conv], device=tensor.device)
-            index = (order[:, None] * cut.repeat + torch.arange(cut.repeat, device=tensor.device)).flatten()
+            unit = cut.channels.unit
+            order = torch.tensor(orders[cut.conv][::unit], device=tensor.device) // unit
+            index = _expanded(order, cut.channels.repeat)
             tensor.copy_(tensor.index_select(cut.axis, index))
+
+
+def _expanded(order: Tensor, count: int) -> Tensor:
+    """Old index of each new position where every entry of ``order`` stands for ``count`` in a row."""
+    return (order[:, None] * count + torch.arange(count, device=order.device)).flatten()

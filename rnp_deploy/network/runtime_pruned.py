@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, fx, nn
 
 from rnp_deploy.errors import InputError, NothingPrunableError, TracingError
 from rnp_deploy.network.agent import Agent, StepOutput
-from rnp_deploy.network.channels import ChannelAnalysis, analyse_channels
-from rnp_deploy.network.macs import LayerMacs, layer_macs
+from rnp_deploy.network.channels import ChannelAnalysis, ConvRole
+from rnp_deploy.network.macs import layer_macs
 from rnp_deploy.network.ordering import filter_order, reorder_channels
 from rnp_deploy.network.stages import Decision, Stage, cut_stages
 from rnp_deploy.network.tracing import noise_like, same_outputs, trace_backbone
+from rnp_deploy.network.widths import analyse_channels
+from rnp_deploy.pruning_settings import PruningSettings
 
-__all__ = ["RuntimePrunedNetwork"]
+__all__ = ["Explanation", "RuntimePrunedNetwork"]
 
 #: (decision t, its pooled features ``[N, C_in]``) → options ``[N]`` in 1..k.
 ChooseOption = Callable[[int, Tensor], Tensor]
+
+
+class Explanation(tuple[ConvRole, ...]):
+    """One :class:`ConvRole` per convolution; as text, a table."""
+
+    def __str__(self) -> str:
+        total = sum(role.macs for role in self) or 1
+        rows = [("convolution", "role", "MACs", "decision", "widths", "why")]
+        for role in self:
+            decision = "" if role.decision is None else str(role.decision)
+            widths = " ".join(map(str, role.widths or ()))
+            rows.append((role.conv, role.role, f"{role.macs / total:.1%}", decision, widths, role.reason))
+        lengths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.ljust(n) for cell, n in zip(row, lengths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
 
 
 class RuntimePrunedNetwork(nn.Module):
@@ -34,7 +52,8 @@ class RuntimePrunedNetwork(nn.Module):
         analysis: What became of every convolution, with reasons, and what follows what.
         stages: T + 1 pieces of backbone; they share its modules.
         decisions: T places where an option is chosen.
-        groups: k.
+        settings: What was asked to be pruned.
+        groups: k, the largest number of options of a decision.
         input_shape: ``(C, H, W)``.
     """
 
@@ -48,7 +67,7 @@ class RuntimePrunedNetwork(nn.Module):
         analysis: ChannelAnalysis,
         stages: tuple[Stage, ...],
         decisions: tuple[Decision, ...],
-        groups: int,
+        settings: PruningSettings,
         input_shape: tuple[int, ...],
     ) -> None:
         """Put the parts together; :meth:`from_backbone` makes them."""
@@ -58,9 +77,10 @@ class RuntimePrunedNetwork(nn.Module):
         self.analysis = analysis
         self.stages = stages
         self.decisions = decisions
-        self.groups = groups
+        self.settings = settings
+        self.groups = max(len(decision.widths) for decision in decisions)
         self.input_shape = input_shape
-        self._layers = tuple(layer_macs(backbone, analysis, stage.module.graph) for stage in stages)
+        self._layers = tuple(layer_macs(analysis, stage.module.graph) for stage in stages)
 
     @classmethod
     def from_backbone(
@@ -69,15 +89,29 @@ class RuntimePrunedNetwork(nn.Module):
         example_input: Tensor,
         groups: int = 4,
         *,
+        overrides: Mapping[str, int] | None = None,
+        skip: Sequence[str] = (),
+        align: int = 8,
+        granularity: str = "conv",
+        min_macs_share: float = 0.005,
         penalty: float = 0.1,
         state_size: int = 32,
     ) -> RuntimePrunedNetwork:
         """Make a runtime-pruned network with an untrained agent from a CNN.
 
+        Until it is trained, the agent takes all groups everywhere at its own penalty.
+
         Args:
             backbone: Any CNN that torch.fx can trace; it is copied and left untouched.
             example_input: ``[N, C, H, W]``; sets C, H, W and dtype.
             groups: k, the number of channel groups of each prunable convolution.
+            overrides: Module path pattern → another number of groups.
+            skip: Module path patterns of convolutions to leave whole.
+            align: Round widths up to a multiple of this, where groups are as wide; 1: do not.
+            granularity: ``"conv"`` or ``"block"``: one decision for each, or for all of a block.
+            min_macs_share: Leave a convolution whole whose option changes a smaller share,
+                0..1, of the MACs. For all of these see
+                :class:`rnp_deploy.pruning_settings.PruningSettings`.
             penalty: The price of one more group the agent is trained with (the paper's -p).
             state_size: D, the length of the agent's recurrent state and of its embeddings.
 
@@ -85,14 +119,39 @@ class RuntimePrunedNetwork(nn.Module):
             The network in eval mode. With option k everywhere it computes what the backbone does.
 
         Raises:
-            InputError: ``groups`` < 2, or the example does not fit.
+            InputError: A setting out of range, or an example that does not fit.
             TracingError: The backbone cannot be traced.
             NothingPrunableError: Every convolution has to stay whole.
         """
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
-            raise InputError(f"groups is {groups!r}; pass an integer of at least 2")
-        traced = trace_backbone(backbone, example_input)
-        analysis = analyse_channels(traced, groups)
+        try:
+            settings = PruningSettings(
+                groups=groups,
+                overrides=dict(overrides or {}),
+                skip=tuple(skip),
+                align=align,
+                granularity=granularity,  # type: ignore[arg-type]
+                min_macs_share=float(min_macs_share),
+            )
+        except ValidationError as err:
+            first = err.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{where} is {first['input']!r}: {first['msg']}") from err
+        return cls.from_settings(backbone, example_input, settings, penalty=penalty, state_size=state_size)
+
+    @classmethod
+    def from_settings(
+        cls,
+        backbone: nn.Module,
+        example_input: Tensor,
+        settings: PruningSettings,
+        *,
+        penalty: float = 0.1,
+        state_size: int = 32,
+    ) -> RuntimePrunedNetwork:
+        """As :meth:`from_backbone`, with the settings in one value."""
+        trace = trace_backbone(backbone, example_input)
+        traced = trace.graph_module
+        analysis = analyse_channels(trace, settings)
         if not analysis.prunable:
             reasons = "; ".join(f"{role.conv}: {role.reason}" for role in analysis.roles) or "it has none"
             raise NothingPrunableError(
@@ -101,18 +160,23 @@ class RuntimePrunedNetwork(nn.Module):
         noise = noise_like(example_input)
         with torch.no_grad():
             expected = traced(noise)
-        convs = {conv: traced.get_submodule(conv) for conv in analysis.prunable}
-        orders = {conv: filter_order(module) for conv, module in convs.items()}  # type: ignore[arg-type]
-        reorder_channels(traced, analysis.cuts, orders)
-        widths = {
-            conv: tuple(len(order) * j // groups for j in range(1, groups + 1))
-            for conv, order in orders.items()
+        orders = {
+            conv: tuple(range(analysis.widths[conv][-1]))
+            if conv in analysis.fixed
+            else filter_order(traced.get_submodule(conv), analysis.units[conv])  # type: ignore[arg-type]
+            for conv in analysis.prunable
         }
-        stages, decisions = cut_stages(traced, analysis, widths, orders)
-        channels = [decision.feature_channels for decision in decisions]
-        agent = Agent(channels, groups, state_size, state_size, penalty).to(example_input)
+        reorder_channels(traced, analysis.cuts, orders)
+        stages, decisions = cut_stages(traced, analysis, orders)
+        agent = Agent(
+            [decision.feature_channels for decision in decisions],
+            [len(decision.widths) for decision in decisions],
+            state_size,
+            state_size,
+            penalty,
+        ).to(example_input)
         input_shape = tuple(example_input.shape[1:])
-        network = cls(traced, agent, analysis, stages, decisions, groups, input_shape).eval()
+        network = cls(traced, agent, analysis, stages, decisions, settings, input_shape).eval()
         with torch.no_grad():
             same = same_outputs(network.run(noise, network.full_options(2).to(noise.device)), expected)
         if not same:
@@ -121,6 +185,10 @@ class RuntimePrunedNetwork(nn.Module):
                 "please report the network: its channels are used in a way that was not understood"
             )
         return network
+
+    def explain(self) -> Explanation:
+        """What became of every convolution, and why; print it to see a table."""
+        return Explanation(self.analysis.roles)
 
     def forward(self, images: Tensor, penalty: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Let the agent decide.
@@ -207,19 +275,33 @@ class RuntimePrunedNetwork(nn.Module):
         ]
         return torch.tensor(totals, dtype=torch.int64)
 
-    def stage_macs(self, stage: int, options: dict[int, int]) -> int:
-        """Multiply-accumulates of one stage for one sample; ``options`` maps decision → option."""
+    def stage_macs(self, stage: int, options: Mapping[int, int]) -> int:
+        """Multiply-accumulates of one stage for one sample.
+
+        Args:
+            stage: Its index.
+            options: Decision → option; what follows another decision counts at full width.
+        """
         widths = {
-            decision.conv: (decision.widths[options[t] - 1], decision.widths[-1])
-            for t, decision in enumerate(self.decisions)
-            if t in options
+            pruned.conv: (pruned.widths[option - 1], pruned.widths[-1])
+            for t, option in options.items()
+            for pruned in self.decisions[t].convs
         }
-        layers: tuple[LayerMacs, ...] = self._layers[stage]
-        return sum(layer.at(widths) for layer in layers)
+        return sum(layer.at(widths) for layer in self._layers[stage])
+
+    @property
+    def option_counts(self) -> tuple[int, ...]:
+        """How many options each decision has."""
+        return tuple(len(decision.widths) for decision in self.decisions)
 
     def full_options(self, batch: int) -> Tensor:
-        """Option k everywhere: ``[batch, T]`` int64."""
-        return torch.full((batch, len(self.decisions)), self.groups)
+        """All groups everywhere: ``[batch, T]`` int64."""
+        return torch.tensor(self.option_counts).expand(batch, -1).clone()
+
+    def random_options(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Uniformly random options ``[batch, T]`` int64."""
+        columns = [torch.randint(1, k + 1, (batch,), generator=generator) for k in self.option_counts]
+        return torch.stack(columns, dim=1)
 
     def _checked_options(self, options: Tensor, batch: int) -> Tensor:
         wanted = (batch, len(self.decisions))
@@ -228,10 +310,12 @@ class RuntimePrunedNetwork(nn.Module):
                 f"options have shape {tuple(options.shape)} and dtype {options.dtype}; "
                 f"pass integers of shape {wanted}: one per image and decision"
             )
-        if options.numel() and (int(options.min()) < 1 or int(options.max()) > self.groups):
+        largest = torch.tensor(self.option_counts, device=options.device)
+        if ((options < 1) | (options > largest)).any():
             raise InputError(
                 f"options range over {int(options.min())}..{int(options.max())}; "
                 f"this network takes 1..{self.groups}"
+                + ("" if len(set(self.option_counts)) == 1 else f", by decision 1..{self.option_counts}")
             )
         return options.long()
 

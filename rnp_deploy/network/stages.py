@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,30 +11,69 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from rnp_deploy.errors import TracingError
-from rnp_deploy.network.channels import ChannelAnalysis, Channels
-from rnp_deploy.network.tracing import tensor_shape
+from rnp_deploy.network.channels import CHANNEL_AXIS, ChannelAnalysis, Channels
+from rnp_deploy.network.graph_rewriting import tensor_shape
 
-__all__ = ["Decision", "Stage", "StageTensor", "cut_stages", "mask_channels", "pool_features"]
+__all__ = [
+    "Decision",
+    "PrunedConv",
+    "Stage",
+    "StageTensor",
+    "cut_stages",
+    "mask_channels",
+    "pad_channels",
+    "pool_features",
+]
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The place before one prunable convolution, where the agent chooses its option.
+class PrunedConv:
+    """A convolution for which an option is chosen.
 
     Attributes:
-        conv: Module path of the convolution in the backbone.
+        conv: Module path in the backbone.
         widths: ``widths[j-1]`` is the number of channels of option j.
         order: The backbone's own channel indices in group order: position i of the
             runtime-pruned network holds the backbone's channel ``order[i]``.
-        features: Name of the pooled tensor ``[N, C_in]`` the agent reads.
-        feature_channels: C_in, the full width of what enters the convolution.
     """
 
     conv: str
     widths: tuple[int, ...]
     order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The place where the agent chooses the option of one convolution, or of a block of them.
+
+    Attributes:
+        convs: The convolutions, in execution order; the decision is taken before the first.
+        features: Name of the pooled tensor ``[N, C_in]`` the agent reads.
+        feature_channels: C_in, the full width of what enters the first convolution.
+    """
+
+    convs: tuple[PrunedConv, ...]
     features: str
     feature_channels: int
+
+    @property
+    def conv(self) -> str:
+        """Module path of the first convolution."""
+        return self.convs[0].conv
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the first convolution, by option."""
+        return self.convs[0].widths
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Channel order of the first convolution."""
+        return self.convs[0].order
+
+    def kept(self, option: int) -> dict[str, int]:
+        """Convolution → channels kept."""
+        return {pruned.conv: pruned.widths[option - 1] for pruned in self.convs}
 
 
 @dataclass(frozen=True)
@@ -44,16 +83,24 @@ class StageTensor:
     Attributes:
         name: Unique within the network.
         shape: Full-width shape without the batch axis.
-        follows: The decision whose option sets the size of axis 1, or None: full width.
-        repeat: Values of axis 1 per channel of that decision.
-        pooled: Whether it is pooled features, which are padded with zeros to full width.
+        follows: The decision whose option sets the size of ``axis``, or None: full width.
+        axis: Counted with the batch axis.
+        sizes: By option of that decision, the size of ``axis``; empty where none is followed.
     """
 
     name: str
     shape: tuple[int, ...]
     follows: int | None = None
-    repeat: int = 1
-    pooled: bool = False
+    axis: int = CHANNEL_AXIS
+    sizes: tuple[int, ...] = ()
+
+    def shape_at(self, options: Mapping[int, int]) -> tuple[int, ...]:
+        """The shape, without the batch axis, for decision → option."""
+        if self.follows is None or self.follows not in options:
+            return self.shape
+        shape = list(self.shape)
+        shape[self.axis - 1] = self.sizes[options[self.follows] - 1]
+        return tuple(shape)
 
 
 @dataclass(frozen=True)
@@ -83,38 +130,44 @@ class Stage:
         return self.input_decisions if self.decision is None else (*self.input_decisions, self.decision)
 
 
-def mask_channels(x: Tensor, option: Tensor, widths: Sequence[int]) -> Tensor:
-    """Set the channels beyond each sample's option to zero.
+def mask_channels(x: Tensor, option: Tensor, sizes: Sequence[int], axis: int = CHANNEL_AXIS) -> Tensor:
+    """Set what lies beyond each sample's option to zero.
 
     Args:
-        x: ``[N, C, ...]``.
+        x: ``[N, ...]``.
         option: ``[N]`` int, 1..k.
-        widths: ``widths[j-1]`` is how much of axis 1 option j keeps.
+        sizes: ``sizes[j-1]`` is how much of ``axis`` option j keeps.
+        axis: 1 in ``[N, C, H, W]``.
     """
-    keep = torch.tensor(widths, device=x.device)[option - 1]
-    mask = torch.arange(x.shape[1], device=x.device) < keep[:, None]
-    return torch.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), x, x.new_zeros(()))
+    keep = torch.tensor(sizes, device=x.device)[option - 1]
+    mask = torch.arange(x.shape[axis], device=x.device) < keep[:, None]
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = mask.shape
+    return torch.where(mask.reshape(shape), x, x.new_zeros(()))
 
 
-def pool_features(x: Tensor) -> Tensor:
+def pad_channels(x: Tensor, option: Tensor, sizes: Sequence[int], axis: int = CHANNEL_AXIS) -> Tensor:
+    """As :func:`mask_channels`, where a branch puts zeros for the channels it lacks."""
+    return mask_channels(x, option, sizes, axis)
+
+
+def pool_features(x: Tensor, axis: int = CHANNEL_AXIS) -> Tensor:
     """Global average pooling (paper, section 3.2): ``[N, C, H, W]`` → ``[N, C]``."""
-    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+    if axis == CHANNEL_AXIS:
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+    return x.mean(dim=[i for i in range(1, x.ndim) if i != axis])
 
 
 def cut_stages(
-    traced: fx.GraphModule,
-    analysis: ChannelAnalysis,
-    widths: Mapping[str, tuple[int, ...]],
-    orders: Mapping[str, tuple[int, ...]],
+    traced: fx.GraphModule, analysis: ChannelAnalysis, orders: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[Stage, ...], tuple[Decision, ...]]:
-    """Insert masks and pooled features into a copy of the graph, and cut it before each prunable conv.
+    """Insert masks and pooled features into a copy of the graph, and cut it before each decision.
 
     The stages share the modules of ``traced``.
 
     Args:
         traced: A shaped graph; left as it is.
         analysis: Of the same graph.
-        widths: Prunable conv path → widths of its options.
         orders: Prunable conv path → channel order, kept in the decisions.
 
     Returns:
@@ -123,33 +176,24 @@ def cut_stages(
     Raises:
         TracingError: Something other than a tensor would cross a cut.
     """
-    index_of = {conv: t for t, conv in enumerate(analysis.prunable)}
     graph = copy.deepcopy(traced.graph)  # the trace itself stays what it was: the full network
     nodes = list(graph.nodes)
-    edges = _Edges(graph, analysis, index_of, widths)
-    opening: list[fx.Node] = []
-    pooled: dict[str, fx.Node] = {}
-    decisions = []
+    edges = _Edges(graph, analysis)
+    first_of = {block[0]: block for block in analysis.blocks}
+    decisions, opening = [], []
     for node in nodes:
-        conv = str(node.target)
-        if node.op != "call_module" or conv not in index_of:
+        if node.op != "call_module" or str(node.target) not in first_of:
             continue
-        source = node.all_input_nodes[0]
-        if source.name not in pooled:
-            pooled[source.name] = edges.pool(source)
-        features = edges.tensor(pooled[source.name])
-        decisions.append(
-            Decision(
-                conv=conv,
-                widths=widths[conv],
-                order=orders[conv],
-                features=features.name,
-                feature_channels=features.shape[0],
-            )
+        features = edges.tensor(edges.pool(node))
+        convs = tuple(
+            PrunedConv(conv, analysis.widths[conv], orders[conv]) for conv in first_of[str(node.target)]
         )
+        decisions.append(Decision(convs, features.name, features.shape[0]))
         opening.append(node)
     firsts = []
     for node in nodes:
+        if node.name in analysis.padded:
+            edges.pad_inputs(node)
         mask = edges.mask_input(node) if node.name in analysis.readers else None
         if node in opening:
             firsts.append(mask or node)
@@ -160,17 +204,12 @@ def cut_stages(
 class _Edges:
     """Names and describes tensors, and inserts what reads their edges."""
 
-    def __init__(
-        self,
-        graph: fx.Graph,
-        analysis: ChannelAnalysis,
-        index_of: Mapping[str, int],
-        widths: Mapping[str, tuple[int, ...]],
-    ) -> None:
+    def __init__(self, graph: fx.Graph, analysis: ChannelAnalysis) -> None:
         self._graph = graph
         self._follows = dict(analysis.follows)
-        self._index_of = index_of
-        self._widths = widths
+        self._decision_of = {conv: t for t, block in enumerate(analysis.blocks) for conv in block}
+        self._widths = analysis.widths
+        self._padded: dict[fx.Node, fx.Node] = {}
         self.pooled: dict[fx.Node, StageTensor] = {}
         self.constants: dict[fx.Node, None] = {}  # in execution order
         for node in graph.nodes:
@@ -179,7 +218,7 @@ class _Edges:
             ):
                 self.constants[node] = None
         with graph.inserting_before(next(iter(graph.nodes))):
-            self.options = tuple(graph.placeholder(f"option_{t}") for t in range(len(index_of)))
+            self.options = tuple(graph.placeholder(f"option_{t}") for t in range(len(analysis.blocks)))
 
     def tensor(self, node: fx.Node) -> StageTensor:
         """Describe the tensor a node makes.
@@ -189,49 +228,68 @@ class _Edges:
         """
         if node in self.pooled:
             return self.pooled[node]
-        shape = tensor_shape(node)
+        source = node.all_input_nodes[0] if node.target is pad_channels else node
+        shape = tensor_shape(source)
         if shape is None:
             raise TracingError(
                 f"{node.name} is not a tensor and is used on both sides of a decision; "
                 "read sizes where they are used"
             )
-        channels = self._follows.get(node.name)
-        follows = None if channels is None else self._index_of[channels.conv]
-        repeat = 1 if channels is None else channels.repeat
         name = f"{node.name}_out"
         if node.op == "placeholder":
             name = "images"
         elif any(user.op == "output" for user in node.users):
             name = "outputs"
-        return StageTensor(name, shape[1:], follows, repeat)
+        channels = self._follows.get(node.name)
+        if channels is None:
+            return StageTensor(name, shape[1:])
+        return StageTensor(
+            name, shape[1:], self._decision_of[channels.conv], channels.axis, self._sizes(channels)
+        )
 
-    def pool(self, source: fx.Node) -> fx.Node:
-        """Pool a tensor where it is made, so that no later stage has to read it for that."""
+    def pool(self, reader: fx.Node) -> fx.Node:
+        """Pool what a convolution reads, where it is made: no later stage has to read it for that."""
+        source = reader.all_input_nodes[0]
+        name = f"{source.name}_pooled"
+        known = next((node for node, tensor in self.pooled.items() if tensor.name == name), None)
+        if known is not None:
+            return known
         shape = tensor_shape(source)
         if shape is None:
             raise TracingError(f"{source.name} enters a convolution but has no known shape")
+        axis = self._follows[reader.name].axis  # a layer's own channels lie where it reads
         with self._graph.inserting_after(source):
-            pooled = self._graph.call_function(pool_features, (source,))
-        channels = self._follows.get(source.name)
-        if channels is not None:
+            pooled = self._graph.call_function(pool_features, (source, axis))
+        if source.name in self._follows:
             with self._graph.inserting_after(pooled):
-                pooled = self._mask(pooled, channels)
-        follows = None if channels is None else self._index_of[channels.conv]
-        self.pooled[pooled] = StageTensor(f"{source.name}_pooled", shape[1:2], follows, pooled=True)
+                pooled = self._call(pad_channels, pooled, self._follows[source.name].at(CHANNEL_AXIS))
+        self.pooled[pooled] = StageTensor(name, (shape[axis],))
         return pooled
 
     def mask_input(self, reader: fx.Node) -> fx.Node:
         """Mask what a convolution or linear layer reads."""
         source = reader.all_input_nodes[0]
         with self._graph.inserting_before(reader):
-            mask = self._mask(source, self._follows[source.name])
+            mask = self._call(mask_channels, source, self._follows[source.name])
         reader.replace_input_with(source, mask)
         return mask
 
-    def _mask(self, source: fx.Node, channels: Channels) -> fx.Node:
-        option = self.options[self._index_of[channels.conv]]
-        widths = tuple(width * channels.repeat for width in self._widths[channels.conv])
-        return self._graph.call_function(mask_channels, (source, option, widths))
+    def pad_inputs(self, node: fx.Node) -> None:
+        """Pad what a node needs at full width, where it is made: no later stage has to know the option."""
+        for source in list(node.all_input_nodes):
+            if source.name not in self._follows:
+                continue
+            if source not in self._padded:
+                with self._graph.inserting_after(source):
+                    self._padded[source] = self._call(pad_channels, source, self._follows[source.name])
+            node.replace_input_with(source, self._padded[source])
+
+    def _call(self, function: Callable[..., Tensor], source: fx.Node, channels: Channels) -> fx.Node:
+        option = self.options[self._decision_of[channels.conv]]
+        return self._graph.call_function(function, (source, option, self._sizes(channels), channels.axis))
+
+    def _sizes(self, channels: Channels) -> tuple[int, ...]:
+        return tuple(channels.size(width) for width in self._widths[channels.conv])
 
 
 def _closure(constants: Iterable[fx.Node], sources: Iterable[fx.Node]) -> list[fx.Node]:
@@ -269,7 +327,7 @@ def _stage(traced: fx.GraphModule, edges: _Edges, pieces: list[list[fx.Node]], i
     ]
     tensors = tuple(edges.tensor(node) for node in inputs)
     decision = index - 1 if index else None
-    input_decisions = sorted({t.follows for t in tensors if t.follows is not None and not t.pooled})
+    input_decisions = sorted({t.follows for t in tensors if t.follows is not None} - {decision})
     graph = fx.Graph()
     copies = {node: graph.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)}
     for t in input_decisions if decision is None else [*input_decisions, decision]:

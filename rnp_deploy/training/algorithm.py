@@ -52,18 +52,21 @@ def train(
         TrainingError: A loss is no longer a finite number.
     """
     images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
-    example, groups, penalty = images[:1], config.groups, config.penalty
+    example = images[:1]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        RuntimePrunedNetwork.from_backbone(backbone, example, groups)  # refuses, if it does, right away
+        RuntimePrunedNetwork.from_settings(backbone, example, config.pruning)  # refuses, if it does, at once
         backbone = copy.deepcopy(backbone)
         batches = minibatches(images, labels, config.batch_size, config.distortion)
         epoch = max(len(images) // config.batch_size, 1)
         train_backbone(backbone, batches, config.backbone_epochs * epoch, config, progress)
         # Made of the trained backbone: its filters' norms order the groups.
-        network = RuntimePrunedNetwork.from_backbone(backbone, example, groups, penalty=penalty)
+        network = RuntimePrunedNetwork.from_settings(
+            backbone, example, config.pruning, penalty=config.penalty
+        )
         tune_under_random_options(network, batches, config.random_epochs * epoch, config, progress)
         alternate(network, batches, balanced_alpha(network, batches, epoch, config), config, progress)
+    network.agent.trained = True
     return TrainingResult(network.eval(), _calibration(backbone.eval(), network, data))
 
 

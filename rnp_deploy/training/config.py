@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from rnp_deploy.errors import InputError
+from rnp_deploy.pruning_settings import PruningSettings
 
 __all__ = ["TrainingConfig"]
 
-_COUNTS = {"groups": 2, "batch_size": 2, "backbone_epochs": 1, "random_epochs": 1, "rounds": 1,
+_COUNTS = {"batch_size": 2, "backbone_epochs": 1, "random_epochs": 1, "rounds": 1,
            "agent_minibatches": 1, "backbone_minibatches": 1}  # fmt: skip
 
 
@@ -19,7 +20,7 @@ class TrainingConfig:
 
     Attributes:
         seed: Of everything random but the backbone's first weights, which the caller draws.
-        groups: k.
+        pruning: Groups, widths and decisions.
         penalty: The price of one more group, -p. The paper's is 0.1; 0.05 was chosen on a
             part of the train split.
         gamma: γ of the Q-learning loss.
@@ -41,7 +42,7 @@ class TrainingConfig:
     """
 
     seed: int = 0
-    groups: int = 4
+    pruning: PruningSettings = field(default_factory=PruningSettings)
     penalty: float = 0.05
     gamma: float = 1.0
     batch_size: int = 128
@@ -58,7 +59,7 @@ class TrainingConfig:
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
+        for name in (each.name for each in fields(self) if each.name != "pruning"):
             value, least = getattr(self, name), _COUNTS.get(name, 0)
             if isinstance(value, str) or (name in (*_COUNTS, "seed") and not isinstance(value, int)):
                 raise InputError(f"{name} is {value!r}; pass a whole number")

@@ -71,7 +71,7 @@ def tune_under_random_options(
     network.train()
     while descent.done < steps:
         images, labels = next(batches)
-        outputs = network.run(images, _random_options(network, len(images)))
+        outputs = network.run(images, network.random_options(len(images)))
         descent.step(_loss(outputs, labels, config).mean())
         progress(descent.phase, descent.done, steps)
 
@@ -85,7 +85,7 @@ def balanced_alpha(
     with torch.no_grad():
         for _ in range(steps):
             images, labels = next(batches)
-            outputs = network.run(images, _random_options(network, len(images)))
+            outputs = network.run(images, network.random_options(len(images)))
             total += float(_loss(outputs, labels, config).mean())
     return steps / max(total, 1e-9)  # of tiny data every image may be learnt by heart
 
@@ -140,7 +140,7 @@ def _backbone_loss(
     # Random options keep the other paths fit: the agent still explores them in the next
     # round, and another penalty leads through them at run time.
     count = round(config.random_share * len(images))
-    options[:count] = _random_options(network, count)
+    options[:count] = network.random_options(count)
     network.train()
     return _loss(network.run(images, options), labels, config).mean()
 
@@ -148,7 +148,3 @@ def _backbone_loss(
 def _loss(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
     """L_cls of each sample, ``[N]``."""
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
-
-
-def _random_options(network: RuntimePrunedNetwork, count: int) -> Tensor:
-    return torch.randint(1, network.groups + 1, (count, len(network.decisions)))

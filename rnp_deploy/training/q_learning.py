@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rnp_deploy.network import RuntimePrunedNetwork
@@ -57,8 +58,9 @@ def roll_out(network: RuntimePrunedNetwork, images: Tensor, epsilon: float) -> R
         nonlocal state
         with torch.enable_grad():
             q, greedy, state = network.agent(decision, features, state, penalty)
-        q_values.append(q)
-        return explore(greedy, network.groups, epsilon)
+            # Options that a decision does not have are worth nothing to the next maximum.
+            q_values.append(F.pad(q, (0, network.groups - q.shape[1]), value=-torch.inf))
+        return explore(greedy, q.shape[1], epsilon)
 
     with torch.no_grad():
         outputs, options = network.route(images, choose)

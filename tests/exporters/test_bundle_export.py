@@ -103,9 +103,9 @@ def test_export_leaves_the_network_as_it_was(tmp_path):
         assert torch.equal(value, before[name]), name
 
 
-def wrong_slice(stage, tensors, cuts, kept, kept_by_decision, cut=bundle_export.cut_branch):
+def wrong_slice(stage, tensors, cuts, kept, options, cut=bundle_export.cut_branch):
     shifted = {name: group[::-1] for name, group in cuts.items()}
-    model = cut(stage, tensors, shifted, kept, kept_by_decision)
+    model = cut(stage, tensors, shifted, kept, options)
     for node in model.graph:
         if node.op_type == "Slice":
             starts, ends = node.inputs[1].const_value.numpy(), node.inputs[2].const_value.numpy()
@@ -114,9 +114,9 @@ def wrong_slice(stage, tensors, cuts, kept, kept_by_decision, cut=bundle_export.
     return model
 
 
-def wrong_option(stage, tensors, cuts, kept, kept_by_decision, cut=bundle_export.cut_branch):
+def wrong_option(stage, tensors, cuts, kept, options, cut=bundle_export.cut_branch):
     fewer = {name: max(width - 4, 4) for name, width in kept.items()}
-    return cut(stage, tensors, cuts, fewer, kept_by_decision)
+    return cut(stage, tensors, cuts, fewer, options)
 
 
 @pytest.mark.parametrize("broken", [wrong_slice, wrong_option])
@@ -131,28 +131,36 @@ def test_a_wrong_branch_fails_the_export_and_leaves_nothing(broken, tmp_path, mo
 def test_a_wrong_weight_names_stage_and_options(tmp_path, monkeypatch):
     """The stage is exported from weights that are not the reference's."""
     network = small_network()
-    graph = bundle_export.stage_graph
+    graphs = bundle_export.onnx_graphs
 
-    def disturbed(stage):
-        model = graph(stage)
-        if stage.index == 2:
-            name = next(name for name in model.graph.initializers if name.endswith("bias"))
-            value = model.graph.initializers[name]
-            value.const_value = type(value.const_value)(value.const_value.raw.detach().clone() + 1.0)
-        return model
+    def disturbed(pieces):
+        models = graphs(pieces)
+        (model,) = (model for model, piece in zip(models, pieces, strict=True) if piece.where == "stage 2")
+        name = next(name for name in model.graph.initializers if name.endswith("bias"))
+        value = model.graph.initializers[name]
+        value.const_value = type(value.const_value)(value.const_value.raw.detach().clone() + 1.0)
+        return models
 
-    monkeypatch.setattr(bundle_export, "stage_graph", disturbed)
+    monkeypatch.setattr(bundle_export, "onnx_graphs", disturbed)
     with pytest.raises(VerificationError, match=r"stage 2, stages/02/in1-out1\.onnx.*options \(1, 1\)"):
         export_bundle(network, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_operator_onnx_does_not_know_names_the_stage(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise RuntimeError("no such operator")
+@pytest.mark.parametrize(
+    ("module", "where"), [("features.5", "stage 2"), ("encoder", r"agent step 0 \(before features\.2\)")]
+)
+def test_an_operator_onnx_does_not_know_names_the_stage(module, where, tmp_path, monkeypatch):
+    """Though all stages are exported in one call."""
+    export = torch.onnx.export
+
+    def refuse(exported, *args, **kwargs):
+        if any(name.endswith(f".{module}") for name, _ in exported.named_modules()):
+            raise RuntimeError("no such operator")
+        return export(exported, *args, **kwargs)
 
     monkeypatch.setattr(torch.onnx, "export", refuse)
-    with pytest.raises(ExportError, match=r"agent step 0.*no such operator"):
+    with pytest.raises(ExportError, match=rf"^{where}: .*no such operator"):
         export_bundle(small_network(), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
@@ -160,7 +168,8 @@ def test_an_operator_onnx_does_not_know_names_the_stage(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"branches": "outputs"}, "branches"),
+        ({"branches": "all"}, "branches"),
+        ({"branches": {"features.5": "outputs", "*": "all"}}, "branches"),
         ({"precision": "fp16"}, "precision"),
         ({"verify": -1}, "verify"),
         ({"verify": 1.5}, "verify"),

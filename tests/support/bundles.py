@@ -12,6 +12,7 @@ from rnp_deploy.bundle.manifest import (
     AgentManifest,
     AgentStepManifest,
     BranchManifest,
+    ConvManifest,
     DecisionManifest,
     FileManifest,
     Manifest,
@@ -33,18 +34,29 @@ def small_manifest() -> Manifest:
     images = TensorManifest(name="images", shape=(1, 2, 2))
     x0 = TensorManifest(name="x0", shape=(2, 2, 2))
     f0 = TensorManifest(name="f0", shape=(2,))
-    x1 = TensorManifest(name="x1", shape=(4, 2, 2), follows=0)
+    x1 = TensorManifest(name="x1", shape=(4, 2, 2), follows=0, sizes=(2, 4))
     f1 = TensorManifest(name="f1", shape=(4,))
     outputs = TensorManifest(name="outputs", shape=(3,))
     ones = [
-        BranchManifest(input_options=(), output_option=o, file=f"s1/{o}.onnx", macs=100 * o) for o in (1, 2)
+        BranchManifest(
+            input_options=(), output_option=o, file=f"s1/{o}.onnx", macs=100 * o, weight_bytes=8 * o
+        )
+        for o in (1, 2)
     ]
     twos = [
-        BranchManifest(input_options=(a,), output_option=b, file=f"s2/{a}-{b}.onnx", macs=10 * a + b)
+        BranchManifest(
+            input_options=(a,),
+            output_option=b,
+            file=f"s2/{a}-{b}.onnx",
+            macs=10 * a + b,
+            weight_bytes=4 * a * b,
+        )
         for a in (1, 2)
         for b in (1, 2)
     ]
-    whole = BranchManifest(input_options=(), output_option=None, file="s0/full.onnx", macs=1000)
+    whole = BranchManifest(
+        input_options=(), output_option=None, file="s0/full.onnx", macs=1000, weight_bytes=32
+    )
     steps = tuple(AgentStepManifest(file=f"agent/{t}.onnx", features=f"f{t}", macs=7) for t in (0, 1))
     graphs = [step.file for step in steps] + [branch.file for branch in (whole, *ones, *twos)]
     return Manifest(
@@ -55,6 +67,11 @@ def small_manifest() -> Manifest:
         groups=2,
         macs=1222,
         agent=AgentManifest(state_size=3, penalty=0.25, steps=steps),
+        convolutions=(
+            ConvManifest(conv="stem", role="whole", reason="first", macs=1000),
+            ConvManifest(conv="conv0", role="prunable", reason="read", macs=200, decision=0, widths=(2, 4)),
+            ConvManifest(conv="conv1", role="prunable", reason="read", macs=22, decision=1, widths=(3, 5)),
+        ),
         decisions=(
             DecisionManifest(conv="conv0", widths=(2, 4), stage=1),
             DecisionManifest(conv="conv1", widths=(3, 5), stage=2),

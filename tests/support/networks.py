@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rnp_deploy.network import RuntimePrunedNetwork
+
 
 class Vgg(nn.Module):
     """Convolutions 3x3 with ReLU, ``"M"`` a max pool, and a flatten + linear head."""
@@ -245,6 +247,15 @@ def make(name: str, seed: int = 0) -> tuple[nn.Module, tuple[int, int, int]]:
         return randomised(factory()), shape
 
 
+def undecided(network: RuntimePrunedNetwork, seed: int = 0) -> RuntimePrunedNetwork:
+    """Let the agent choose now this, now that, as if trained: a new one takes all groups, whatever it sees."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.agent.decoder.reset_parameters()
+    network.agent.trained = True
+    return network
+
+
 def randomised(network: nn.Module) -> nn.Module:
     """Give norms statistics that a mistake in folding or slicing them would show."""
     for module in network.modules():
@@ -255,4 +266,6 @@ def randomised(network: nn.Module) -> nn.Module:
             module.running_var.uniform_(0.5, 1.5)
         if isinstance(module, nn.PReLU):
             nn.init.uniform_(module.weight, 0.1, 0.4)
+        if hasattr(module, "layer_scale"):  # 1e-6 to begin with, which would hide its block
+            nn.init.uniform_(module.layer_scale, 0.5, 1.5)
     return network.eval()

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from commands import failure, success
+from networks import undecided
 from rnp_deploy import Controller
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.bundle.reading import read_manifest
@@ -36,6 +37,7 @@ def saved(tmp_path_factory):
         torch.manual_seed(0)
         backbone = BACKBONES[ARCHITECTURE.name](**ARCHITECTURE.arguments)
         network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 1, 16, 16), 2, penalty=0.03)
+    undecided(network)
     path = tmp_path_factory.mktemp("checkpoints") / "checkpoint"
     save_checkpoint(Checkpoint(network, ARCHITECTURE, PREPROCESSING, CLASSES), path)
     return network, path
@@ -76,6 +78,7 @@ def test_the_json_report_is_alone_on_stdout_and_progress_on_stderr(bundle):
     assert report["verification"]["samples"] == 1
     assert report["verification"]["branches"] == 11
     assert report["verification"]["max_branch_deviation"] <= 1e-4
+    assert "tracing stages: 4/4" in result.stderr
     assert "exporting stages: 4/4" in result.stderr
     assert "verifying branches: 11/11" in result.stderr
     assert os.listdir(path.parent) == ["bundle"]
@@ -243,8 +246,8 @@ BAD = {
     "unknown argument": (digits_with(depth=3), "depth"),
     "bad argument": (digits_with(widths="8,8"), "widths='8,8'"),
     "argument of another network": (digits_with(widths="8,8,8,16"), "do not fit"),
-    "one group": (config(groups=1), "groups is 1"),
-    "too many groups": (config(groups=3), "do not divide"),
+    "one group": (config(pruning={"groups": 1}), "pruning.groups"),
+    "too many groups": (config(pruning={"groups": 3}), "do not divide"),
     "other channels": (config(input_shape=[3, 16, 16]), "cannot be rebuilt"),
     "shape below zero": (config(input_shape=[1, -16, 16]), "input_shape"),
     "shape beyond memory": (config(input_shape=[1, 10**6, 10**6]), "input_shape"),
@@ -298,8 +301,7 @@ def test_an_interrupted_export_leaves_nothing(saved, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rnp_deploy.exporters.bundle_export.stage_graph", interrupt)
-    monkeypatch.setattr("rnp_deploy.exporters.bundle_export._save_agent", lambda *_: iter(()))
+    monkeypatch.setattr("rnp_deploy.exporters.bundle_export.cut_branch", interrupt)
     from click.testing import CliRunner
 
     result = CliRunner().invoke(main, [str(saved[1]), "-o", str(tmp_path / "bundle")])

@@ -106,7 +106,7 @@ def test_bad_preprocessing(change, words):
     [
         ({"inputs": ()}, "inputs"),
         ({"groups": 1}, "greater than or equal to 2"),
-        ({"groups": 3}, "decision 0 has 2 widths, not 3"),
+        ({"groups": 3}, "no decision has 3 options"),
         ({"decisions": ()}, "decisions"),
         ({"outputs": ({"name": "x9", "shape": (3,)},)}, "no stage makes the output 'x9'"),
         ({"outputs": ({"name": "outputs", "shape": (4,)},)}, "no stage makes the output 'outputs'"),

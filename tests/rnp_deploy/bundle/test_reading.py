@@ -267,6 +267,11 @@ def swap_inputs_with_nothing(raw):
     raw["stages"][2]["inputs"][0]["name"] = "from_nowhere"
 
 
+def made_by_stage_1(raw):
+    """The tensor whose channels follow decision 0."""
+    return next(tensor for tensor in raw["stages"][1]["outputs"] if tensor["name"] == "features_4_out")
+
+
 FORGERIES = {
     "unknown key": (lambda raw: raw.update(novelty=1), ["novelty"]),
     "unknown inner key": (
@@ -322,7 +327,23 @@ FORGERIES = {
     ),
     "width that does not fit its decision": (
         lambda raw: raw["decisions"][0]["widths"].__setitem__(3, 17),
-        ["stage 1 gives 'features_4_out' in a width"],
+        ["widths"],
+    ),
+    "size that does not fit the shape": (
+        lambda raw: made_by_stage_1(raw)["sizes"].__setitem__(3, 17),
+        ["stage 1 gives 'features_4_out' in sizes that do not fit"],
+    ),
+    "too few sizes": (
+        lambda raw: made_by_stage_1(raw)["sizes"].pop(0),
+        ["stage 1 gives 'features_4_out' in sizes that do not fit"],
+    ),
+    "sizes that fall": (
+        lambda raw: made_by_stage_1(raw).update(sizes=[8, 4, 12, 16]),
+        ["stage 1 gives 'features_4_out' in sizes that do not fit"],
+    ),
+    "axis that is not there": (
+        lambda raw: made_by_stage_1(raw).update(axis=4),
+        ["stage 1 gives 'features_4_out' in sizes that do not fit"],
     ),
     "widths that fall": (
         lambda raw: raw["decisions"][1].update(widths=[4, 12, 8, 16]),
@@ -334,7 +355,7 @@ FORGERIES = {
     ),
     "too few widths": (
         lambda raw: raw["decisions"][1].update(widths=[8, 16]),
-        ["decision 1 has 2 widths, not 4"],
+        ["convolutions say other widths of decision 1"],
     ),
     "a decision too many": (
         lambda raw: raw["decisions"].append(raw["decisions"][0]),

@@ -11,7 +11,7 @@ from rnp_deploy.network.agent import Agent
 def agent():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Agent([8, 16], groups=4, embedding_size=6, state_size=5, penalty=0.1)
+        return Agent([8, 16], option_counts=[4, 4], embedding_size=6, state_size=5, penalty=0.1)
 
 
 FEATURES = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))

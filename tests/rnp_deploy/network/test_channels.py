@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from rnp_deploy.network import RuntimePrunedNetwork
-from rnp_deploy.network.channels import analyse_channels
+from rnp_deploy.network.channels import Channels
 from rnp_deploy.network.tracing import trace_backbone
+from rnp_deploy.network.widths import analyse_channels
+from rnp_deploy.pruning_settings import PruningSettings
 
 
 class Net(nn.Module):
@@ -32,8 +34,8 @@ def head(m, x):
 
 
 def roles(forward, groups=4, **modules):
-    traced = trace_backbone(Net(forward, **modules).eval(), torch.randn(1, 3, 8, 8))
-    analysis = analyse_channels(traced, groups)
+    trace = trace_backbone(Net(forward, **modules).eval(), torch.randn(1, 3, 8, 8))
+    analysis = analyse_channels(trace, PruningSettings(groups=groups, min_macs_share=0.0))
     return {role.conv: (role.role, role.reason) for role in analysis.roles}, analysis
 
 
@@ -52,6 +54,8 @@ PRUNABLE = [
     ("hardswish by hand", lambda m, x: head(m, m.d(_hardswish(m.c(x)))), {}),
     ("two readers", lambda m, x: _two_readers(m, m.c(x)), {"e": nn.Conv2d(8, 8, 1)}),
     ("depthwise follower", lambda m, x: head(m, m.d(m.dw(m.c(x)))), {"dw": depthwise()}),
+    ("read by a grouped conv", lambda m, x: head(m, m.d(m.g(m.c(x)))), {"g": nn.Conv2d(8, 8, 1, groups=4)}),
+    ("concatenation", lambda m, x: head(m, m.e(torch.cat([m.c(x), x], 1))), {"e": nn.Conv2d(16, 8, 1)}),
 ]  # fmt: skip
 
 
@@ -81,16 +85,17 @@ WHOLE = [
     ("output", lambda m, x: m.c(x), {}, "c", "output"),
     ("addition", lambda m, x: head(m, m.d(m.c(x) + x)), {}, "c", "addition"),
     ("inplace addition", lambda m, x: head(m, m.d(m.c(x).add_(x))), {}, "c", "addition"),
-    ("concatenation", lambda m, x: head(m, m.e(torch.cat([m.c(x), x], 1))), {"e": nn.Conv2d(16, 8, 1)}, "c", "cat"),
+    ("concatenation of rows", lambda m, x: head(m, m.d(torch.cat([m.c(x), x], 2))), {}, "c", "cat"),
     ("group norm", lambda m, x: head(m, m.d(m.gn(m.c(x)))), {"gn": nn.GroupNorm(2, 8)}, "c", "GroupNorm"),
     ("softmax", lambda m, x: head(m, m.d(m.c(x).softmax(1))), {}, "c", "softmax"),
     ("mean over channels", lambda m, x: head(m, m.d(m.c(x) - m.c2(x).mean(1, keepdim=True))), {"c2": nn.Conv2d(8, 8, 1)}, "c2", "mean"),
     ("shuffle", lambda m, x: head(m, m.d(F.pixel_shuffle(m.c(x), 2).repeat(1, 4, 1, 1))), {}, "c", "pixel_shuffle"),
     ("used twice", lambda m, x: head(m, m.d(m.c(m.c(x)))), {}, "c", "more than once"),
     ("read by a module used twice", lambda m, x: head(m, m.d(m.d(m.c(x)))), {}, "c", "d is used more than once"),
-    ("read by a grouped conv", lambda m, x: head(m, m.g(m.c(x))), {"g": nn.Conv2d(8, 8, 1, groups=2)}, "c", "g is a grouped"),
-    ("grouped", lambda m, x: head(m, m.d(m.g(x))), {"g": nn.Conv2d(8, 8, 1, groups=2)}, "g", "groups=2"),
-    ("depthwise on the trunk", lambda m, x: head(m, m.dw(x)), {"dw": depthwise()}, "dw", "whole"),
+    ("read by a coarsely grouped conv", lambda m, x: head(m, m.g(m.c(x))), {"g": nn.Conv2d(8, 8, 1, groups=2)}, "c", "whole multiples of 4, as a grouped"),
+    ("grouped behind the first", lambda m, x: head(m, m.d(m.g(x))), {"g": nn.Conv2d(8, 8, 1, groups=2)}, "g", "stem, which it would follow, is whole"),
+    ("grouped", lambda m, x: head(m, m.d(m.g(x.softmax(1)))), {"g": nn.Conv2d(8, 8, 1, groups=2)}, "g", "groups=2"),
+    ("depthwise on the trunk", lambda m, x: head(m, m.dw(x)), {"dw": depthwise()}, "dw", "stem, which it would follow, is whole"),
     ("transposed", lambda m, x: head(m, m.t(m.c(x))), {"t": nn.ConvTranspose2d(8, 8, 2)}, "c", "ConvTranspose2d"),
     ("linear over the last axis", lambda m, x: m.f(m.c(x)).mean((1, 2)), {"f": nn.Linear(8, 5)}, "c", "Linear"),
 ]  # fmt: skip
@@ -113,10 +118,20 @@ def test_channels_that_do_not_divide_stay_whole():
 
 def test_a_depthwise_conv_follows_and_its_weights_are_cut():
     found, analysis = roles(lambda m, x: head(m, m.d(m.dw(m.c(x)))), dw=depthwise())
-    assert found["dw"] == ("follower", "depthwise: follows c")
+    assert found["dw"] == ("follower", "grouped or depthwise: follows c")
     assert {(cut.name, cut.axis) for cut in analysis.cuts if cut.conv == "c"} == {
         ("c.weight", 0), ("c.bias", 0), ("dw.weight", 0), ("dw.bias", 0), ("d.weight", 1)
     }  # fmt: skip
+
+
+def test_a_concatenation_takes_its_channels_padded_and_in_their_own_order():
+    _, analysis = roles(lambda m, x: head(m, m.e(torch.cat([F.relu(m.c(x)), x], 1))), e=nn.Conv2d(16, 8, 1))
+    assert analysis.padded == {"cat"}
+    assert analysis.fixed == {"c"}
+    assert {(cut.name, cut.axis) for cut in analysis.cuts if cut.conv == "c"} == {
+        ("c.weight", 0),
+        ("c.bias", 0),
+    }
 
 
 def read_by_name(m, x):
@@ -160,7 +175,8 @@ def test_unusual_weights_stay_whole_and_the_network_what_it_was(forward, modules
 def test_shared_weights_stay_whole():
     network = Net(lambda m, x: head(m, m.d(m.e(m.c(x)))), e=nn.Conv2d(8, 8, 1))
     network.e.weight = network.d.weight
-    analysis = analyse_channels(trace_backbone(network, torch.randn(1, 3, 8, 8)), 4)
+    trace = trace_backbone(network, torch.randn(1, 3, 8, 8))
+    analysis = analyse_channels(trace, PruningSettings(min_macs_share=0.0))
     found = {role.conv: role.reason for role in analysis.roles if role.role == "whole"}
     assert "shares its weights" in found["e"]
     assert "shares its weights" in found["c"]
@@ -169,4 +185,5 @@ def test_shared_weights_stay_whole():
 def test_a_flattened_tensor_repeats_each_channel():
     _, analysis = roles(lambda m, x: m.big(m.c(x).flatten(1)), big=nn.Linear(8 * 64, 3))
     (cut,) = [cut for cut in analysis.cuts if cut.name == "big.weight"]
-    assert (cut.axis, cut.conv, cut.repeat) == (1, "c", 64)
+    assert (cut.axis, cut.conv) == (1, "c")
+    assert cut.channels == Channels("c", repeat=64)

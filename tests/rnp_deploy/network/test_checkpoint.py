@@ -22,6 +22,7 @@ def saved(tmp_path):
     network = RuntimePrunedNetwork.from_backbone(
         backbone, torch.zeros(1, *shape), penalty=0.07, state_size=12
     )
+    networks.undecided(network)
     path = tmp_path / "checkpoint"
     save_checkpoint(Checkpoint(network, preprocessing=PREPROCESSING, classes=("a", "b")), path)
     return network, path
@@ -36,6 +37,8 @@ def test_round_trip_into_another_backbone_object(saved):
             assert torch.equal(got, expected)
     assert [d.order for d in loaded.network.decisions] == [d.order for d in network.decisions]
     assert loaded.network.agent.penalty == 0.07
+    assert loaded.network.agent.trained
+    assert loaded.network.settings == network.settings
     assert loaded.preprocessing == PREPROCESSING
     assert loaded.classes == ("a", "b")
 
@@ -69,7 +72,7 @@ def test_another_backbone_does_not_fit(saved, other):
         ({"architecture": {"name": "digits-cnn", "arguments": {"widths": "x"}}}, "cannot be built"),
         ({"weights_sha256": "0" * 64}, "model.safetensors"),
         ({"surprise": 1}, "surprise"),
-        ({"groups": "4"}, "groups"),
+        ({"pruning": {"groups": "4"}}, "pruning.groups"),
     ],
 )
 def test_a_changed_config_is_refused(saved, change, words):

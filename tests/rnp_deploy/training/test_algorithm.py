@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from rnp_deploy.datasets import ImageData, load_data
 from rnp_deploy.errors import InputError, NothingPrunableError, TrainingError
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.progress import no_progress
+from rnp_deploy.pruning_settings import PruningSettings
 from rnp_deploy.training import TrainingConfig, TrainingResult, evaluate, train
 from rnp_deploy.training.backbones import digits_cnn
 from rnp_deploy.training.minibatches import minibatches
 from rnp_deploy.training.phases import alternate, balanced_alpha
 
 TINY = TrainingConfig(
-    groups=2, batch_size=32, backbone_epochs=2, random_epochs=2, rounds=2,
+    pruning=PruningSettings(groups=2), batch_size=32, backbone_epochs=2, random_epochs=2, rounds=2,
     agent_minibatches=6, backbone_minibatches=3,
 )  # fmt: skip
 
@@ -149,7 +151,6 @@ def test_a_backbone_that_cannot_be_pruned_is_refused_before_training(data: Image
     ("settings", "words"),
     [
         ({"rounds": 0}, "rounds is 0"),
-        ({"groups": 1}, "groups is 1"),
         ({"batch_size": 1}, "batch_size is 1"),
         ({"penalty": math.nan}, "penalty is nan"),
         ({"penalty": -0.1}, "penalty is -0.1"),
@@ -161,3 +162,9 @@ def test_a_backbone_that_cannot_be_pruned_is_refused_before_training(data: Image
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         TrainingConfig(**settings)
+
+
+@pytest.mark.parametrize("groups", [1, 0, 2.0, True, "4"])
+def test_bad_groups_are_refused(groups: Any) -> None:
+    with pytest.raises(ValidationError, match="groups"):
+        TrainingConfig(pruning=PruningSettings(groups=groups))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from networks import undecided
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.training.backbones import digits_cnn
 from rnp_deploy.training.q_learning import epsilon_at, explore, q_loss, rewards, roll_out
@@ -13,7 +14,8 @@ def network() -> RuntimePrunedNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = digits_cnn(widths="4,8,8,8")
-        return RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 1, 16, 16), groups=4)
+        network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 1, 16, 16), groups=4)
+    return undecided(network)
 
 
 def test_rewards_are_incremental_and_the_terminal_one_is_each_samples_own() -> None:

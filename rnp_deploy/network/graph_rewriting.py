@@ -1,0 +1,237 @@
+"""Say the same in fewer ways: rewritings of a traced graph that leave what it computes as it is."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
+
+__all__ = ["modules_from_functions", "replace_reshapes", "tensor_shape", "write_out_of_place"]
+
+_RESHAPES: tuple[Any, ...] = (
+    torch.reshape, torch.flatten, torch.squeeze, torch.unsqueeze, torch.unflatten,
+    "view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten",
+)  # fmt: skip
+_EXPANSIONS: tuple[Any, ...] = ("expand", "expand_as", "broadcast_to", torch.broadcast_to)
+_BROADCASTING: tuple[Any, ...] = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
+
+
+def tensor_shape(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of the tensor a node makes, batch first, or None where it makes no tensor."""
+    meta = node.meta.get("tensor_meta")
+    return tuple(meta.shape) if isinstance(meta, TensorMetadata) else None
+
+
+def modules_from_functions(root: nn.Module, graph: fx.Graph) -> None:
+    """Where a subclass of a torch module calls the function itself, let the plain module do it.
+
+    ``class Conv2dSame(nn.Conv2d)`` pads and calls ``F.conv2d(x, self.weight)``: traced, the
+    function is left, and the weight by name. Put back, the module trains, folds and is cut
+    like any other.
+    """
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is F.batch_norm:
+            plain = _plain_batch_norm(root, node)
+        elif node.target in (F.conv2d, F.linear):
+            plain = _plain_layer(root, node)
+        else:
+            continue
+        if plain is None or plain[0] in called:
+            continue
+        path, module = plain
+        called.add(path)
+        for name, child in root.get_submodule(path).named_children():
+            module.add_module(name, child)  # an activation, say, that the graph calls by its path
+        root.set_submodule(path, module.eval())
+        with graph.inserting_before(node):
+            call = graph.call_module(path, (node.args[0],))
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+
+
+def _plain_batch_norm(root: nn.Module, node: fx.Node) -> tuple[str, nn.Module] | None:
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    path = _owner(given, ("running_mean", "running_var", "weight", "bias"))
+    old = None if path is None else root.get_submodule(path)
+    if path is None or not isinstance(old, nn.BatchNorm2d) or given.get("training", False) is not False:
+        return None
+    if not old.track_running_stats or isinstance(given.get("eps"), fx.Node):
+        return None
+    new = nn.BatchNorm2d(old.num_features, float(given.get("eps", 1e-5)), old.momentum, old.affine)
+    new.load_state_dict(old.state_dict(), strict=False)
+    _share(old, new)
+    return path, new
+
+
+def _plain_layer(root: nn.Module, node: fx.Node) -> tuple[str, nn.Module] | None:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    path = _owner(given, ("weight", "bias"))
+    old = None if path is None else root.get_submodule(path)
+    if path is None:
+        return None
+    has_bias = given.get("bias") is not None
+    if isinstance(old, nn.Linear) and node.target is F.linear:
+        new: nn.Module = nn.Linear(old.in_features, old.out_features, has_bias)
+    elif isinstance(old, nn.Conv2d) and node.target is F.conv2d:
+        settings: dict[str, Any] = {
+            name: given.get(name, default)
+            for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
+        }
+        if any(isinstance(value, fx.Node) for value in settings.values()):
+            return None
+        new = nn.Conv2d(
+            old.in_channels, old.out_channels, old.kernel_size, **settings, bias=has_bias  # type: ignore[arg-type]
+        )  # fmt: skip
+    else:
+        return None
+    _share(old, new)
+    return path, new
+
+
+def _owner(given: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """The path of the module whose own parameters these are, whole and by their own names."""
+    paths = set()
+    for name in names:
+        source = given.get(name)
+        if source is None:
+            continue
+        if not isinstance(source, fx.Node) or source.op != "get_attr":
+            return None
+        path, _, last = str(source.target).rpartition(".")
+        if last != name:
+            return None
+        paths.add(path)
+    return paths.pop() if len(paths) == 1 else None
+
+
+def _share(old: nn.Module, new: nn.Module) -> None:
+    for name, _ in list(new.named_parameters(recurse=False)):
+        setattr(new, name, getattr(old, name))
+    for name, _ in list(new.named_buffers(recurse=False)):
+        setattr(new, name, getattr(old, name))
+
+
+def write_out_of_place(traced: fx.GraphModule) -> None:
+    """Let every operation make a tensor of its own, and let what came after read that."""
+    nodes = list(traced.graph.nodes)
+    for position, node in enumerate(nodes):
+        if not _becomes_out_of_place(traced, node):
+            continue
+        source = node.all_input_nodes[0]
+        for user in nodes[position + 1 :]:
+            if source in user.all_input_nodes:
+                user.replace_input_with(source, node)
+    for module in traced.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    traced.recompile()
+
+
+def _becomes_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Rewrite a node that overwrites its first input; tell whether it was one."""
+    name = str(node.target)
+    if node.op == "call_module":
+        return getattr(traced.get_submodule(name), "inplace", False) is True
+    if node.op == "call_method" and name.endswith("_") and callable(getattr(Tensor, name[:-1], None)):
+        node.target = name[:-1]
+        return True
+    if node.op != "call_function":
+        return False
+    function = str(getattr(node.target, "__name__", ""))
+    if function.endswith("_") and not function.startswith("_"):
+        replacement: Any = getattr(F, function[:-1], None) or getattr(torch, function[:-1], node.target)
+        node.target = replacement
+        return True
+    if node.kwargs.get("inplace") is True:
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    return False
+
+
+def replace_reshapes(traced: fx.GraphModule) -> None:
+    """Write reshapes that keep batch and channels apart, without naming N or C.
+
+    ``[N, C, H, W]`` to ``[N, C*H*W]``, ``[N, C, H, W]`` to ``[N, C, H*W]`` and back, ``[N, C]``
+    to ``[N, C, 1, 1]``, and a parameter ``[C]`` to ``[1, C, 1, 1]``. An ``expand`` that
+    arithmetic would do anyway goes.
+    """
+    for node in list(traced.graph.nodes):
+        if len(node.all_input_nodes) < 1 or node.op in ("get_attr", "output"):
+            continue
+        source = node.all_input_nodes[0]
+        before, after = tensor_shape(source), tensor_shape(node)
+        if before is None or after is None:
+            continue
+        new: fx.Node | None
+        with traced.graph.inserting_before(node):
+            if source.op == "get_attr" and _adds_axes(traced, node, before, after):
+                sizes = tuple(-1 if size == before[0] else 1 for size in after)
+                new = traced.graph.call_function(torch.reshape, (source, sizes))
+            elif before[:1] != after[:1]:
+                continue
+            elif _is_reshape(traced, node):
+                new = _reshaped(traced.graph, source, before, after)
+            elif node.target in _EXPANSIONS and len(before) == len(after) and _is_broadcast(node, after):
+                new = source
+            else:
+                continue
+        if new is not None:
+            node.replace_all_uses_with(new)
+            traced.graph.erase_node(node)
+    traced.graph.eliminate_dead_code()
+    traced.graph.lint()
+
+
+def _is_reshape(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))) in (nn.Flatten, nn.Unflatten)
+    return node.target in _RESHAPES
+
+
+def _adds_axes(
+    traced: fx.GraphModule, node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]
+) -> bool:
+    """Whether a vector gets axes of size 1 and nothing else."""
+    if len(before) != 1 or before[0] < 2 or sorted(after) != [1] * (len(after) - 1) + [before[0]]:
+        return False
+    if node.target is operator.getitem:
+        index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+        return all(part is None or part is Ellipsis or part == slice(None) for part in index)
+    return _is_reshape(traced, node)
+
+
+def _reshaped(graph: fx.Graph, x: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> fx.Node | None:
+    if before == after:
+        return x
+    if len(after) == 2 and len(before) > 2:
+        return graph.call_function(torch.flatten, (x, 1))
+    if before[:2] != after[:2]:
+        return None
+    if len(before) == 2 and math.prod(after[2:]) == 1:
+        for _ in after[2:]:
+            x = graph.call_function(torch.unsqueeze, (x, -1))
+        return x
+    if len(before) > 3 and len(after) == 3:
+        return graph.call_function(torch.flatten, (x, 2))
+    if len(before) == 3 and len(after) > 3:
+        return graph.call_function(torch.unflatten, (x, 2, after[2:]))
+    return None
+
+
+def _is_broadcast(node: fx.Node, after: tuple[int, ...]) -> bool:
+    """Whether every user combines the expanded tensor with one of that size."""
+    for user in node.users:
+        others = [tensor_shape(source) for source in user.all_input_nodes if source is not node]
+        if user.target not in _BROADCASTING or after not in others:
+            return False
+    return True

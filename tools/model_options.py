@@ -1,0 +1,211 @@
+"""The options of commands that take a backbone and say what is pruned of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from pydantic import ValidationError
+
+from rnp_deploy.bundle.manifest import Preprocessing
+from rnp_deploy.errors import InputError
+from rnp_deploy.pruning_settings import PruningSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rnp_deploy.network.model_sources import LoadedWeights
+
+__all__ = [
+    "IMAGE_NAMES",
+    "PRUNING_NAMES",
+    "model_options",
+    "parse_arguments",
+    "preprocessing_from",
+    "pruning_options",
+    "report_weights",
+    "settings_from",
+    "torch_example",
+]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_DEFAULTS = PruningSettings()
+#: Parameters of :func:`preprocessing_from` and :func:`settings_from` that the options fill.
+IMAGE_NAMES = ("input_size", "colour", "mean", "std")
+PRUNING_NAMES = ("groups", "groups_for", "skip", "align", "granularity", "min_macs_share")
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+model_options = _together(
+    click.option(
+        "--model",
+        help="Backbone: torchvision:NAME, timm:NAME or package.module:factory, which is imported and called.",
+    ),
+    click.option("--model-arg", "model_args", multiple=True, help="NAME=VALUE, passed to the model; repeat."),
+    click.option(
+        "--weights",
+        type=click.Path(),
+        help="Its weights: safetensors, or a .pt state dict; no code in it is run.",
+    ),
+    click.option(
+        "--weights-section", help="Key of the state dict in FILE; default: averaged (EMA) weights first."
+    ),
+    click.option(
+        "--ignore-key",
+        "ignore_keys",
+        multiple=True,
+        help="Pattern of weights that may be missing or too many.",
+    ),
+    click.option("--input-size", help="H or HxW in pixels; default: what the library says of the model."),
+    click.option("--colour", type=click.Choice(["L", "RGB", "BGR"]), help="Channels of the input images."),
+    click.option("--mean", help="Of each channel, of pixels in 0..1, e.g. 0.485,0.456,0.406."),
+    click.option("--std", help="As --mean."),
+)
+
+pruning_options = _together(
+    click.option(
+        "--groups",
+        type=click.IntRange(min=2),
+        default=_DEFAULTS.groups,
+        show_default=True,
+        help="Channel groups of each prunable convolution.",
+    ),
+    click.option(
+        "--groups-for", multiple=True, help="PATTERN=K: other groups for the convolutions it matches; repeat."
+    ),
+    click.option("--skip", multiple=True, help="Pattern of convolutions to leave whole; repeat."),
+    click.option(
+        "--align",
+        type=click.IntRange(min=1),
+        default=_DEFAULTS.align,
+        show_default=True,
+        help="Round widths up to a multiple of this many channels, where a group is as wide.",
+    ),
+    click.option(
+        "--granularity",
+        type=click.Choice(["conv", "block"]),
+        default=_DEFAULTS.granularity,
+        show_default=True,
+        help="One decision for each convolution, or for all of a block.",
+    ),
+    click.option(
+        "--min-macs-share",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=_DEFAULTS.min_macs_share,
+        show_default=True,
+        help="Leave a convolution whole whose option changes less than this share of the MACs.",
+    ),
+)
+
+
+def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """``("num_classes=10", "act=relu")`` → keyword arguments; raises InputError."""
+    arguments = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"{pair!r} is not NAME=VALUE")
+        try:
+            arguments[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            arguments[name] = text
+    return arguments
+
+
+def settings_from(
+    groups: int,
+    groups_for: Sequence[str],
+    skip: Sequence[str],
+    align: int,
+    granularity: str,
+    min_macs_share: float,
+) -> PruningSettings:
+    """The pruning options as one value; raises InputError."""
+    overrides = _parse_pairs(groups_for)
+    try:
+        return PruningSettings(
+            groups=groups,
+            overrides=overrides,
+            skip=tuple(skip),
+            align=align,
+            granularity=granularity,  # type: ignore[arg-type]
+            min_macs_share=min_macs_share,
+        )
+    except ValidationError as err:
+        raise InputError(f"--groups-for {' '.join(groups_for)}: {err.errors()[0]['msg']}") from err
+
+
+def _parse_pairs(pairs: Sequence[str]) -> dict[str, int]:
+    """``("layer4.*=2",)`` → pattern → number; raises InputError."""
+    try:
+        return {pattern: int(number) for pattern, _, number in (pair.rpartition("=") for pair in pairs)}
+    except ValueError as err:
+        raise InputError(f"{' '.join(pairs)!r} is not PATTERN=NUMBER") from err
+
+
+def preprocessing_from(
+    known: Preprocessing | None,
+    input_size: str | None,
+    colour: str | None,
+    mean: str | None,
+    std: str | None,
+) -> Preprocessing:
+    """What the options say, and where they are silent what is known; raises InputError.
+
+    Where nothing is known: 224x224, RGB, the mean and deviation of ImageNet.
+    """
+    colour = colour or (known.colour if known else "RGB")
+    grey = colour == "L"
+    values: dict[str, Any] = {} if known is None else known.model_dump()
+    for name, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            values[name] = tuple(_numbers(text, name))
+        elif grey and len(values.get(name, ())) != 1:
+            values[name] = (0.5,)
+        elif len(values.get(name, ())) != (1 if grey else 3):
+            values[name] = _IMAGENET[name]
+    if known is not None and (known.colour == "RGB") and colour == "BGR":
+        values = {**values, **{n: values[n][::-1] for n, t in (("mean", mean), ("std", std)) if t is None}}
+    if input_size is not None:
+        sizes = [int(size) for size in _numbers(input_size.replace("x", ","), "input size")]
+        size = (sizes[0], sizes[-1])
+        if known is not None and known.shorter_side is not None:
+            values["shorter_side"] = round(known.shorter_side * max(size) / max(known.size))
+        values["size"] = size
+    values = {"size": (224, 224), **values, "colour": colour}
+    try:
+        return Preprocessing(**values)
+    except ValidationError as err:
+        raise InputError(f"preprocessing: {err.errors()[0]['msg']}") from err
+
+
+def report_weights(path: str, loaded: LoadedWeights) -> None:
+    """Tell on stderr what of a file was read and what was passed over."""
+    section = "" if loaded.section is None else f", section {loaded.section!r}"
+    ignored = f"; ignored: {', '.join(loaded.ignored)}" if loaded.ignored else ""
+    click.echo(f"weights: {path}{section}{ignored}", err=True)
+
+
+def torch_example(preprocessing: Preprocessing) -> Tensor:
+    """An example input of the shape that preprocessing makes."""
+    import torch
+
+    return torch.zeros(1, len(preprocessing.mean), *preprocessing.size)
+
+
+def _numbers(text: str, what: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as err:
+        raise InputError(f"{what} {text!r} is not made of numbers") from err
