@@ -37,7 +37,7 @@ class PruningSettings(BaseModel):
     skip: tuple[str, ...] = ()
     align: Annotated[int, Field(ge=1, le=2**14)] = 8
     granularity: Literal["conv", "block"] = "conv"
-    min_macs_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    min_macs_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
     def groups_of(self, conv: str) -> int:
         """The number of options of a convolution."""

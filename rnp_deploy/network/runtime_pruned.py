@@ -93,7 +93,7 @@ class RuntimePrunedNetwork(nn.Module):
         skip: Sequence[str] = (),
         align: int = 8,
         granularity: str = "conv",
-        min_macs_share: float = 0.005,
+        min_macs_share: float = 0.01,
         penalty: float = 0.1,
         state_size: int = 32,
     ) -> RuntimePrunedNetwork:
