@@ -89,7 +89,7 @@ def main(
             loaded.network,
             output,
             overwrite,
-            branches={**_modes(branches_for), "*": branches},
+            branches=_modes(branches_for, branches),
             verify=verify,
             calibration=loaded.calibration,
             preprocessing=loaded.preprocessing,
@@ -122,7 +122,7 @@ def _load(checkpoint: Path | None, model: str | None, **options: Any) -> Checkpo
     from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 
     if checkpoint is not None:
-        _refuse_given((*PRUNING_NAMES, *IMAGE_NAMES, "weights"))
+        _refuse_given((*PRUNING_NAMES, *IMAGE_NAMES, "weights", "weights_section", "ignore_keys"))
     settings = settings_from(**{name: options.pop(name) for name in PRUNING_NAMES})
     image = [options.pop(name) for name in IMAGE_NAMES]
     weights = options["weights"]
@@ -152,10 +152,11 @@ def _refuse_given(names: Sequence[str]) -> None:
         raise click.UsageError(f"{options}: a CHECKPOINT was trained with its own; leave it out")
 
 
-def _modes(pairs: tuple[str, ...]) -> dict[str, str]:
+def _modes(pairs: tuple[str, ...], rest: str) -> dict[str, str]:
     modes = {pattern: mode for pattern, _, mode in (pair.rpartition("=") for pair in pairs)}
     if not all(modes) or not set(modes.values()) <= {"pairs", "outputs"}:
         raise InputError(f"--branches-for {' '.join(pairs)}: use PATTERN=pairs or PATTERN=outputs")
+    modes.setdefault("*", rest)
     return modes
 
 

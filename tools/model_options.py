@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -148,10 +149,13 @@ def settings_from(
 
 def _parse_pairs(pairs: Sequence[str]) -> dict[str, int]:
     """``("layer4.*=2",)`` → pattern → number; raises InputError."""
-    try:
-        return {pattern: int(number) for pattern, _, number in (pair.rpartition("=") for pair in pairs)}
-    except ValueError as err:
-        raise InputError(f"{' '.join(pairs)!r} is not PATTERN=NUMBER") from err
+    parsed = {}
+    for pair in pairs:
+        pattern, _, number = pair.rpartition("=")
+        if not pattern or not number.isdecimal():
+            raise InputError(f"{pair!r} is not PATTERN=NUMBER")
+        parsed[pattern] = int(number)
+    return parsed
 
 
 def preprocessing_from(
@@ -166,28 +170,31 @@ def preprocessing_from(
     Where nothing is known: 224x224, RGB, the mean and deviation of ImageNet.
     """
     colour = colour or (known.colour if known else "RGB")
-    grey = colour == "L"
-    values: dict[str, Any] = {} if known is None else known.model_dump()
+    values: dict[str, Any] = {"size": (224, 224), **(known.model_dump() if known else {}), "colour": colour}
     for name, text in (("mean", mean), ("std", std)):
-        if text is not None:
-            values[name] = tuple(_numbers(text, name))
-        elif grey and len(values.get(name, ())) != 1:
-            values[name] = (0.5,)
-        elif len(values.get(name, ())) != (1 if grey else 3):
-            values[name] = _IMAGENET[name]
-    if known is not None and (known.colour == "RGB") and colour == "BGR":
-        values = {**values, **{n: values[n][::-1] for n, t in (("mean", mean), ("std", std)) if t is None}}
+        values[name] = _statistic(name, known, colour) if text is None else tuple(_numbers(text, name))
     if input_size is not None:
-        sizes = [int(size) for size in _numbers(input_size.replace("x", ","), "input size")]
-        size = (sizes[0], sizes[-1])
+        sizes = re.fullmatch(r"(\d+)(?:x(\d+))?", input_size)
+        if sizes is None:
+            raise InputError(f"input size {input_size!r} is not H or HxW, in pixels")
+        values["size"] = (int(sizes[1]), int(sizes[2] or sizes[1]))
         if known is not None and known.shorter_side is not None:
-            values["shorter_side"] = round(known.shorter_side * max(size) / max(known.size))
-        values["size"] = size
-    values = {"size": (224, 224), **values, "colour": colour}
+            values["shorter_side"] = round(known.shorter_side * max(values["size"]) / max(known.size))
     try:
         return Preprocessing(**values)
     except ValidationError as err:
         raise InputError(f"preprocessing: {err.errors()[0]['msg']}") from err
+
+
+def _statistic(name: str, known: Preprocessing | None, colour: str) -> tuple[float, ...]:
+    """Mean or deviation for a colour order, from what is known of another, else ImageNet's."""
+    if colour == "L":
+        return getattr(known, name) if known is not None and known.colour == "L" else (0.5,)
+    if known is None or known.colour == "L":
+        order, values = "RGB", _IMAGENET[name]
+    else:
+        order, values = known.colour, getattr(known, name)
+    return values if order == colour else values[::-1]
 
 
 def report_weights(path: str, loaded: LoadedWeights) -> None:

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
-__all__ = ["modules_from_functions", "replace_reshapes", "tensor_shape", "write_out_of_place"]
+__all__ = [
+    "modules_from_functions",
+    "replace_reshapes",
+    "take_apart_early",
+    "tensor_shape",
+    "write_out_of_place",
+]
 
 _RESHAPES: tuple[Any, ...] = (
     torch.reshape, torch.flatten, torch.squeeze, torch.unsqueeze, torch.unflatten,
@@ -121,6 +127,16 @@ def _share(old: nn.Module, new: nn.Module) -> None:
         setattr(new, name, getattr(old, name))
 
 
+def take_apart_early(graph: fx.Graph) -> None:
+    """Take what ``split`` and the like return apart where it is made: a tuple cannot cross a cut."""
+    for node in list(graph.nodes):
+        if node.op == "output" or tensor_shape(node) is not None:
+            continue
+        for user in reversed(list(node.users)):
+            if user.target is operator.getitem and len(user.all_input_nodes) == 1:
+                node.append(user)
+
+
 def write_out_of_place(traced: fx.GraphModule) -> None:
     """Let every operation make a tensor of its own, and let what came after read that."""
     nodes = list(traced.graph.nodes)
@@ -186,6 +202,7 @@ def replace_reshapes(traced: fx.GraphModule) -> None:
             else:
                 continue
         if new is not None:
+            new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])  # the next may reshape it again
             node.replace_all_uses_with(new)
             traced.graph.erase_node(node)
     traced.graph.eliminate_dead_code()
@@ -195,6 +212,9 @@ def replace_reshapes(traced: fx.GraphModule) -> None:
 def _is_reshape(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return type(traced.get_submodule(str(node.target))) in (nn.Flatten, nn.Unflatten)
+    if node.target is operator.getitem:  # x[:, :, None, None]
+        index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+        return all(part is None or part is Ellipsis or part == slice(None) for part in index)
     return node.target in _RESHAPES
 
 
@@ -204,9 +224,6 @@ def _adds_axes(
     """Whether a vector gets axes of size 1 and nothing else."""
     if len(before) != 1 or before[0] < 2 or sorted(after) != [1] * (len(after) - 1) + [before[0]]:
         return False
-    if node.target is operator.getitem:
-        index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-        return all(part is None or part is Ellipsis or part == slice(None) for part in index)
     return _is_reshape(traced, node)
 
 

@@ -154,8 +154,8 @@ def load_weights(
     """
     path = Path(path)
     state, section = _section(_read_tensors(path), section, path)
-    state = _without_prefix(state)
     expected = module.state_dict()
+    state = _without_prefix(state, expected)
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [
         f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
@@ -220,10 +220,11 @@ def _section(
     return tensors, section
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for prefix in _PREFIXES:
         named = [key for key in state if key != "n_averaged"]
-        if named and all(key.startswith(prefix) for key in named):
+        own = any(key.startswith(prefix) for key in expected)
+        if named and not own and all(key.startswith(prefix) for key in named):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 

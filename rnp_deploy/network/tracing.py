@@ -13,7 +13,12 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnp_deploy.errors import InputError, TracingError
-from rnp_deploy.network.graph_rewriting import modules_from_functions, replace_reshapes, write_out_of_place
+from rnp_deploy.network.graph_rewriting import (
+    modules_from_functions,
+    replace_reshapes,
+    take_apart_early,
+    write_out_of_place,
+)
 from rnp_deploy.network.shaped_tracer import ShapedTracer
 
 __all__ = ["Trace", "noise_like", "same_outputs", "trace_backbone"]
@@ -78,6 +83,7 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> Trace:
     with torch.no_grad():
         ShapeProp(traced).propagate(images)
     replace_reshapes(traced)
+    take_apart_early(traced.graph)
     traced.recompile()
     _MeasuringRun(traced).propagate(images)
     _check_trace(traced, images, expected)

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError, MissingRuntimeError
@@ -131,3 +132,87 @@ def test_without_pillow_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingRuntimeError, match="pip install"):
         read_images([path], RGB)
+
+
+def ramp(height, width, along):
+    """An image whose pixels are their own row or column, whichever ``along`` is, in steps of 10."""
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray((10 * (rows if along == "rows" else columns)).astype(np.uint8))
+
+
+def middle(size, shorter_side):
+    return Preprocessing(colour="L", size=size, shorter_side=shorter_side, mean=(0.0,), std=(1.0,))
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "shorter_side", "expected"),
+    [
+        (ramp(4, 8, "columns"), (4, 4), 4, [[20, 30, 40, 50]] * 4),
+        (ramp(8, 4, "rows"), (4, 4), 4, [[20] * 4, [30] * 4, [40] * 4, [50] * 4]),
+        (ramp(6, 6, "columns"), (2, 4), 6, [[10, 20, 30, 40]] * 2),
+        (ramp(4, 9, "columns"), (4, 1), 4, [[40]] * 4),
+    ],
+    ids=["wide", "high", "square", "odd"],
+)
+def test_the_middle_is_cut_out_where_nothing_is_resized(image, size, shorter_side, expected):
+    result = image_array(image, middle(size, shorter_side))
+    np.testing.assert_allclose(result[0] * 255, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 40), (40, 20), (21, 33), (300, 7), (5, 5)])
+def test_proportions_are_kept(height, width):
+    """A centred square a quarter as wide as the shorter side stays a centred square."""
+    side = min(height, width)
+    pixels = np.zeros((8 * height, 8 * width), np.uint8)
+    top, left = 4 * height - side, 4 * width - side
+    pixels[top : top + 2 * side, left : left + 2 * side] = 255
+    result = image_array(Image.fromarray(pixels), middle((32, 32), 40))[0]
+    assert np.abs(result - result[::-1]).max() < 0.2
+    assert abs(float(result.sum()) - 100) < 12  # a quarter of 40, squared
+    rows, columns = result.sum(1), result.sum(0)
+    assert np.abs(rows - columns).max() < 2
+
+
+def test_without_a_shorter_side_proportions_are_not_kept():
+    image = ramp(1, 2, "columns").resize((8, 4), Image.Resampling.NEAREST)
+    plain = Preprocessing(colour="L", size=(4, 4), mean=(0.0,), std=(1.0,))
+    assert image_array(image, plain)[0, 0, 0] == 0
+    assert image_array(image, plain)[0, 0, 3] * 255 == pytest.approx(10)
+
+
+def test_a_shorter_side_of_torchvision_is_what_torchvision_computes():
+    from torchvision_models import torchvision
+
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    given = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    expected = torchvision.transforms._presets.ImageClassification(crop_size=24, resize_size=28, **given)(
+        image
+    )
+    ours = image_array(image, Preprocessing(colour="RGB", size=(24, 24), shorter_side=28, **given))
+    np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
+
+
+def test_bgr_reverses_the_channels_and_not_their_mean_and_deviation(tmp_path):
+    path = saved(tmp_path, np.array([[[51, 102, 255]]], np.uint8))
+    bgr = Preprocessing(colour="BGR", size=(1, 1), mean=(0.0, 0.2, 0.1), std=(1.0, 0.5, 0.1))
+    np.testing.assert_allclose(read_images([path], bgr)[0, :, 0, 0], [1.0, 0.4, 1.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shorter_side": 3}, "shorter_side 3 is less than the size"),
+        ({"shorter_side": 0}, "shorter_side"),
+        ({"size": (4, 8), "shorter_side": 7}, "less than the size"),
+        ({"colour": "BGR"}, "need 3 values for colour BGR"),
+        ({"mean": (0.5,) * 3}, "need 1 values for colour L"),
+        ({"colour": "CMYK"}, "'L', 'RGB' or 'BGR'"),
+        ({"std": (0.0,)}, "greater than 0"),
+        ({"mean": (float("nan"),)}, "finite"),
+        ({"size": (0, 4)}, "size"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(change, words):
+    with pytest.raises(ValidationError, match=words):
+        Preprocessing(**{"colour": "L", "size": (4, 4), "mean": (0.5,), "std": (0.5,), **change})

@@ -266,6 +266,8 @@ def randomised(network: nn.Module) -> nn.Module:
             module.running_var.uniform_(0.5, 1.5)
         if isinstance(module, nn.PReLU):
             nn.init.uniform_(module.weight, 0.1, 0.4)
-        if hasattr(module, "layer_scale"):  # 1e-6 to begin with, which would hide its block
+        if isinstance(
+            getattr(module, "layer_scale", None), nn.Parameter
+        ):  # 1e-6 to begin with, which would hide its block
             nn.init.uniform_(module.layer_scale, 0.5, 1.5)
     return network.eval()
