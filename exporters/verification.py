@@ -78,8 +78,9 @@ def verify_bundle(
         result = controller.run(images.numpy())
         _, decided = network(images)
         # A rounding error may tip a near tie, so outputs are compared at equal options.
-        expected = network.run(images, torch.from_numpy(result.options))
-        path_deviation = max(path_deviation, _path_deviation(result.outputs, expected, decided))
+        taken = torch.from_numpy(result.options)
+        expected = network.run(images, taken)
+        path_deviation = max(path_deviation, _path_deviation(result.outputs, expected, taken))
     return Verification(
         samples=samples,
         tolerance=TOLERANCE,
@@ -163,7 +164,7 @@ def _path_deviation(outputs: NDArray[np.float32], expected: Tensor, options: Ten
     if not deviation <= TOLERANCE:
         raise VerificationError(
             f"end to end, the outputs differ from the masked reference by {deviation:.2e} of the largest "
-            f"(tolerance {TOLERANCE:.0e}) at options {options[0].tolist()}; "
+            f"(tolerance {TOLERANCE:.0e}) at options {options.tolist()}; "
             "this is a bug of the exporter or an unstable network"
         )
     return deviation

@@ -1,4 +1,4 @@
-"""VGG-16 and ResNet-50 at full size, random weights: ``make test-slow``; prints what it measured."""
+"""VGG-16, ResNet-50 and MobileNetV2 at full size, random weights: ``make test-slow``; prints what it measured."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import networks
 from rnp_deploy import Controller
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
+from torchvision_models import torchvision
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
@@ -22,10 +23,11 @@ def dense_onnx_bytes(backbone, path):
     return sum(file.stat().st_size for file in path.parent.iterdir())
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "mobilenet_v2"])
 def test_full_size(name, tmp_path):
     torch.manual_seed(0)
-    backbone = networks.randomised(getattr(networks, name)())
+    factory = getattr(networks, name, None) or torchvision.models.get_model_builder(name)
+    backbone = networks.randomised(factory())
     started = time.perf_counter()
     network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 3, 224, 224))
     manifest = export_bundle(network, tmp_path / "bundle", verify=1)

@@ -152,6 +152,8 @@ def _unusual(state: Pass, path: str, module: nn.Module) -> str | None:
     """Why a module's weights must not be cut, whatever its kind."""
     if module._forward_hooks or module._forward_pre_hooks:
         return f"{path} has hooks"
+    if "forward" in vars(module):
+        return f"{path} has a forward() of its own"
     if path in state.tied:
         return f"{path} shares its weights"
     if state.calls[path] > 1 and any(True for _ in (*module.parameters(), *module.buffers())):
@@ -172,7 +174,7 @@ def _visit_module(
     if channels is None:
         return None
     spatial = channels.axis == CHANNEL_AXIS
-    if kind in _ELEMENTWISE_MODULES or (kind in _SPATIAL_MODULES and spatial):
+    if kind in _ELEMENTWISE_MODULES or (kind in _SPATIAL_MODULES and _is_image(node, channels)):
         return channels
     if kind is nn.PReLU and spatial:
         if module.num_parameters != 1:
@@ -188,6 +190,8 @@ def _visit_module(
 
 
 def _visit_conv(state: Pass, node: fx.Node, path: str, conv: nn.Conv2d, channels: Channels | None) -> Result:
+    if channels is not None and channels.axis != CHANNEL_AXIS:
+        return NOT_UNDERSTOOD
     if conv.groups == 1:
         if channels is not None:
             state.read(path, node, channels)
@@ -237,10 +241,10 @@ def _visit_unary(node: fx.Node, channels: Channels) -> Result:
     name = getattr(target, "__name__", "")
     if target in _ELEMENTWISE or target in _ARITHMETIC or name in _IDENTITIES:
         return channels
-    if target in _SPATIAL and spatial:
+    if target in _SPATIAL and _is_image(node, channels):
         return channels
-    if target is F.pad and spatial:
-        return channels if len(node.args[1]) <= 4 else NOT_UNDERSTOOD  # type: ignore[arg-type]
+    if target is F.pad and _is_image(node, channels) and isinstance(node.args[1], tuple | list):
+        return channels if len(node.args[1]) <= 4 else NOT_UNDERSTOOD
     if target in _REDUCTIONS:
         return _visit_reduction(node, channels)
     if target in _PERMUTATIONS:
@@ -254,6 +258,11 @@ def _visit_unary(node: fx.Node, channels: Channels) -> Result:
     if target in ("size", "dim") or (target is getattr and node.args[1] in _SHAPE_ATTRIBUTES):
         return None  # a size; cutting refuses one that would name channels
     return NOT_UNDERSTOOD
+
+
+def _is_image(node: fx.Node, channels: Channels) -> bool:
+    """Whether a node takes ``[N, C, H, W]``: 2-d pooling of ``[N, C, L]`` would pool over C."""
+    return channels.axis == CHANNEL_AXIS and len(tensor_shape(node.all_input_nodes[0]) or ()) == 4
 
 
 def _visit_reshape(node: fx.Node, channels: Channels) -> Result:
@@ -293,7 +302,7 @@ def _visit_permutation(node: fx.Node, channels: Channels) -> Result:
         order[first], order[second] = order[second], order[first]
     else:
         order = [int(dim) % len(after) for dim in dims]
-    return channels.at(order.index(channels.axis))
+    return channels.at(order.index(channels.axis)) if order[0] == 0 else NOT_UNDERSTOOD
 
 
 def _visit_concatenation(state: Pass, node: fx.Node, inputs: list[Channels | None]) -> Result:
@@ -313,6 +322,9 @@ def _visit_arithmetic(state: Pass, node: fx.Node, inputs: list[Channels | None])
         followed, other = (a, second) if a is not None else (b, first)
         if followed is None:
             return None
+        own = first if followed is a else second
+        if len(tensor_shape(own) or ()) != len(tensor_shape(node) or ()):
+            return NOT_UNDERSTOOD
         return followed if _fits_cut(state, node, followed, other) else NOT_UNDERSTOOD
     if len(tensor_shape(first) or ()) != len(tensor_shape(second) or ()) or a.axis != b.axis:
         return NOT_UNDERSTOOD
@@ -337,7 +349,8 @@ def _fits_cut(state: Pass, node: fx.Node, followed: Channels, other: fx.Node) ->
             return False
         source = source.all_input_nodes[0]
     parameter = str(source.target)
-    if state.calls[parameter] > 1 or len(source.users) > 1:
+    vector = source is other or len(tensor_shape(source) or ()) == 1
+    if not vector or state.calls[parameter] > 1 or len(source.users) > 1 or state.is_alias(parameter):
         return False
     state.cuts.append(ParameterCut(parameter, axis if source is other else 0, followed))
     return True

@@ -160,6 +160,12 @@ class Pass:
         self.calls = Counter(str(node.target) for node in traced.graph.nodes if node.op != "output")
         self.tied = _tied_modules(traced)
 
+    def is_alias(self, parameter: str) -> bool:
+        """Whether a parameter is known under another name too."""
+        tensors = list(self.trace.graph_module.named_parameters(remove_duplicate=False))
+        own = dict(tensors).get(parameter)
+        return own is None or sum(tensor is own for _, tensor in tensors) > 1
+
     def module(self, path: str) -> nn.Module:
         """The module at a path."""
         return self.trace.graph_module.get_submodule(path)

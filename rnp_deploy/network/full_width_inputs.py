@@ -47,7 +47,8 @@ def with_full_width_inputs(stages: tuple[Stage, ...], chosen: Collection[int]) -
     for index in chosen:
         stage = stages[index]
         followed = {t.name for t in stage.inputs if t.follows is not None}
-        if followed and _keeps_zeros(stage, followed):
+        told = {t.follows for t in stage.inputs} - {None}
+        if followed and told == set(stage.input_decisions) and _keeps_zeros(stage, followed):
             rewritten[index] = _taking_full(stage)
             wide |= followed
     narrow = {t.name for stage in rewritten for t in stage.inputs}

@@ -58,7 +58,7 @@ def modules_from_functions(root: nn.Module, graph: fx.Graph) -> None:
             module.add_module(name, child)  # an activation, say, that the graph calls by its path
         root.set_submodule(path, module.eval())
         with graph.inserting_before(node):
-            call = graph.call_module(path, (node.args[0],))
+            call = graph.call_module(path, (node.args[0] if node.args else node.kwargs["input"],))
         node.replace_all_uses_with(call)
         graph.erase_node(node)
 

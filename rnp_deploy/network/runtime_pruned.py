@@ -123,6 +123,8 @@ class RuntimePrunedNetwork(nn.Module):
             TracingError: The backbone cannot be traced.
             NothingPrunableError: Every convolution has to stay whole.
         """
+        if isinstance(skip, str):
+            raise InputError(f"skip is {skip!r}; pass a sequence of patterns, [{skip!r}]")
         try:
             settings = PruningSettings(
                 groups=groups,
@@ -130,7 +132,7 @@ class RuntimePrunedNetwork(nn.Module):
                 skip=tuple(skip),
                 align=align,
                 granularity=granularity,  # type: ignore[arg-type]
-                min_macs_share=float(min_macs_share),
+                min_macs_share=min_macs_share,
             )
         except ValidationError as err:
             first = err.errors()[0]
@@ -150,7 +152,6 @@ class RuntimePrunedNetwork(nn.Module):
     ) -> RuntimePrunedNetwork:
         """As :meth:`from_backbone`, with the settings in one value."""
         trace = trace_backbone(backbone, example_input)
-        traced = trace.graph_module
         analysis = analyse_channels(trace, settings)
         if not analysis.prunable:
             reasons = "; ".join(f"{role.conv}: {role.reason}" for role in analysis.roles) or "it has none"
@@ -159,7 +160,29 @@ class RuntimePrunedNetwork(nn.Module):
             )
         noise = noise_like(example_input)
         with torch.no_grad():
-            expected = traced(noise)
+            expected = trace.graph_module(noise)
+        try:
+            network = cls._assembled(
+                trace.graph_module, analysis, settings, penalty, state_size, example_input
+            )
+            network._check(noise, expected)
+        except (RuntimeError, LookupError, ValueError) as err:
+            raise TracingError(
+                f"{type(backbone).__name__} cannot be cut into stages: {err}; please report the network: its "
+                "channels are used in a way that was not understood; skip= leaves a convolution whole"
+            ) from err
+        return network
+
+    @classmethod
+    def _assembled(
+        cls,
+        traced: fx.GraphModule,
+        analysis: ChannelAnalysis,
+        settings: PruningSettings,
+        penalty: float,
+        state_size: int,
+        example: Tensor,
+    ) -> RuntimePrunedNetwork:
         orders = {
             conv: tuple(range(analysis.widths[conv][-1]))
             if conv in analysis.fixed
@@ -174,17 +197,40 @@ class RuntimePrunedNetwork(nn.Module):
             state_size,
             state_size,
             penalty,
-        ).to(example_input)
-        input_shape = tuple(example_input.shape[1:])
-        network = cls(traced, agent, analysis, stages, decisions, settings, input_shape).eval()
+        ).to(example)
+        return cls(traced, agent, analysis, stages, decisions, settings, tuple(example.shape[1:])).eval()
+
+    def _check(self, images: Tensor, expected: Tensor) -> None:
+        """Refuse a network whose channels reach where nobody masks them.
+
+        In full it has to repeat the backbone, and at option 1 it must not matter what the dropped
+        filters hold.
+        """
+        full, least = self.full_options(len(images)), torch.ones_like(self.full_options(len(images)))
         with torch.no_grad():
-            same = same_outputs(network.run(noise, network.full_options(2).to(noise.device)), expected)
-        if not same:
-            raise TracingError(
-                f"cut into stages, {type(backbone).__name__} gives other outputs than before; "
-                "please report the network: its channels are used in a way that was not understood"
+            outputs, cheapest = (
+                self.run(images, full.to(images.device)),
+                self.run(images, least.to(images.device)),
             )
-        return network
+            kept = {}
+            for pruned in (pruned for decision in self.decisions for pruned in decision.convs):
+                weight = kept[pruned.conv] = (
+                    self.backbone.get_parameter(f"{pruned.conv}.weight").detach().clone()
+                )
+                self.backbone.get_parameter(f"{pruned.conv}.weight")[pruned.widths[0] :] += (
+                    1 + weight.abs().max()
+                )
+            changed = self.run(images, least.to(images.device))
+            for conv, weight in kept.items():
+                self.backbone.get_parameter(f"{conv}.weight").copy_(weight)
+        for what, got, wanted in (("in full", outputs, expected), ("at option 1", changed, cheapest)):
+            if not same_outputs(got, wanted):
+                deviation = float((got - wanted).abs().max() / wanted.abs().max())
+                raise TracingError(
+                    f"cut into stages, the network gives other outputs {what}, by {deviation:.1e} of the largest. "
+                    "If this is far above rounding, please report the network: its channels are used in a way "
+                    "that was not understood; else it is so unstable that the order of its channels matters"
+                )
 
     def explain(self) -> Explanation:
         """What became of every convolution, and why; print it to see a table."""

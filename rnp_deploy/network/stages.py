@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from rnp_deploy.errors import TracingError
@@ -153,8 +152,6 @@ def pad_channels(x: Tensor, option: Tensor, sizes: Sequence[int], axis: int = CH
 
 def pool_features(x: Tensor, axis: int = CHANNEL_AXIS) -> Tensor:
     """Global average pooling (paper, section 3.2): ``[N, C, H, W]`` → ``[N, C]``."""
-    if axis == CHANNEL_AXIS:
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
     return x.mean(dim=[i for i in range(1, x.ndim) if i != axis])
 
 
@@ -247,6 +244,13 @@ class _Edges:
             name, shape[1:], self._decision_of[channels.conv], channels.axis, self._sizes(channels)
         )
 
+    def decisions_of(self, nodes: Sequence[fx.Node]) -> set[int]:
+        """The decisions that set the size of a tensor among these nodes or their inputs."""
+        tensors = {source for node in nodes for source in (node, *node.all_input_nodes)}
+        followed = {self._follows[node.name].conv for node in tensors if node.name in self._follows}
+        asked = {t for t, option in enumerate(self.options) if option in tensors}
+        return {self._decision_of[conv] for conv in followed} | asked
+
     def pool(self, reader: fx.Node) -> fx.Node:
         """Pool what a convolution reads, where it is made: no later stage has to read it for that."""
         source = reader.all_input_nodes[0]
@@ -327,7 +331,8 @@ def _stage(traced: fx.GraphModule, edges: _Edges, pieces: list[list[fx.Node]], i
     ]
     tensors = tuple(edges.tensor(node) for node in inputs)
     decision = index - 1 if index else None
-    input_decisions = sorted({t.follows for t in tensors if t.follows is not None} - {decision})
+    # Not the inputs' alone: a gate made here may follow a decision of which no input tells.
+    input_decisions = sorted(edges.decisions_of(nodes) - {decision})
     graph = fx.Graph()
     copies = {node: graph.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)}
     for t in input_decisions if decision is None else [*input_decisions, decision]:

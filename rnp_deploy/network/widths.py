@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torch import fx
 
+from rnp_deploy.errors import InputError
 from rnp_deploy.network.channel_rules import is_merge, visit
 from rnp_deploy.network.channels import ChannelAnalysis, ConvRole, ParameterCut, Pass
 from rnp_deploy.network.graph_rewriting import tensor_shape
@@ -37,6 +38,9 @@ def analyse_channels(trace: Trace, settings: PruningSettings) -> ChannelAnalysis
     units: dict[str, int] = {}
     for cut in cuts:
         units[cut.conv] = math.lcm(units.get(cut.conv, 1), cut.channels.unit)
+    for pattern in (*settings.skip, *settings.overrides):
+        if not fnmatch.filter(state.layers, pattern):
+            raise InputError(f"the pattern {pattern!r} matches no convolution; explain() lists them all")
     why = _whole(state, settings, units)
     widths = {
         conv: _widths(state, conv, settings, units) or ()
