@@ -64,6 +64,7 @@ def train(
         network = RuntimePrunedNetwork.from_settings(
             backbone, example, config.pruning, penalty=config.penalty
         )
+        network.agent.decoder.reset_parameters()  # Q-learning starts without the untrained agent's liking
         tune_under_random_options(network, batches, config.random_epochs * epoch, config, progress)
         alternate(network, batches, balanced_alpha(network, batches, epoch, config), config, progress)
     network.agent.trained = True
