@@ -275,7 +275,10 @@ def _manifest(
         groups=network.groups,
         macs=int(network.macs(network.full_options(1))[0]),
         agent=AgentManifest(
-            state_size=network.agent.state_size, penalty=float(network.agent.penalty), steps=steps
+            state_size=network.agent.state_size,
+            penalty=float(network.agent.penalty),
+            penalty_range=network.agent.penalty_range,
+            steps=steps,
         ),
         agent_trained=network.agent.trained,
         convolutions=tuple(ConvManifest(**dataclasses.asdict(role)) for role in network.analysis.roles),

@@ -123,6 +123,7 @@ class Controller:
         images: NDArray[np.float32],
         *,
         penalty: ArrayLike | None = None,
+        target_macs: float | None = None,
         options: ArrayLike | None = None,
     ) -> Result:
         """Run a batch; each sample is decided for, and computed, as if it were alone.
@@ -131,16 +132,24 @@ class Controller:
 
         Args:
             images: float32 ``[N, C, H, W]``, finite, N ≥ 1.
-            penalty: Price of one more group, one number or ``[N]``; None is the trained one.
+            penalty: Price of one more group, one number or ``[N]``; None is the agent's own.
+            target_macs: What an image is to cost on average, as a share, 0..1, of the full
+                network's MACs: takes the penalty that did on the calibration data. Images
+                unlike these cost more or less.
             options: Integers ``[N, T]`` in 1..k: take these, and skip the agent;
                 the penalty then has no say.
 
         Raises:
-            InputError: Images, penalty or options that do not fit.
+            InputError: Images, penalty or options that do not fit, or a target beside them,
+                without a calibration, or out of its reach.
             ControllerClosedError: After :meth:`close`.
             EngineError: An engine failed; the message names the piece.
         """
         images = _checked_images(images, self.manifest.inputs[0].shape)
+        if target_macs is not None:
+            if penalty is not None or options is not None:
+                raise InputError("target_macs is given beside a penalty or options; pass one of them")
+            penalty = self._penalty_for(target_macs)
         chosen = self._checked_options(options, len(images))
         prices = self._checked_penalty(penalty, len(images))
         with self._use():
@@ -253,6 +262,14 @@ class Controller:
                 + ("" if len(set(counts)) == 1 else f", by decision 1..{counts}")
             )
         return given.astype(np.int64)
+
+    def _penalty_for(self, target_macs: float) -> float:
+        if self.manifest.calibration is None:
+            raise InputError(
+                "target_macs needs a calibration, which this bundle lacks: rnp-train makes one, "
+                "and rnp-export keeps it; or pass a penalty"
+            )
+        return self.manifest.calibration.penalty_for(target_macs)
 
     def _checked_penalty(self, penalty: ArrayLike | None, batch: int) -> NDArray[np.float32]:
         try:

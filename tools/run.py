@@ -20,7 +20,12 @@ __all__ = ["main"]
 @click.command("rnp-run", cls=RnpCommand)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--penalty", type=float, help="Price of one more channel group; default: the trained one.")
+@click.option("--penalty", type=float, help="Price of one more channel group; default: the agent's own.")
+@click.option(
+    "--target-macs",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Mean share of the full network's MACs to aim at, e.g. 0.3: takes the calibrated penalty.",
+)
 @click.option("--options", help="Take these options, e.g. 4,2,1 (one per decision), and skip the agent.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that compute; default: one per core.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
@@ -28,6 +33,7 @@ def main(
     path: Path,
     images: tuple[Path, ...],
     penalty: float | None,
+    target_macs: float | None,
     options: str | None,
     threads: int | None,
     as_json: bool,
@@ -43,7 +49,9 @@ def main(
             )
         batch = read_images(images, manifest.preprocessing)
         forced = None if options is None else [parse_options(options)] * len(batch)
-        rows = _rows(images, controller.run(batch, penalty=penalty, options=forced), manifest)
+        rows = _rows(
+            images, controller.run(batch, penalty=penalty, target_macs=target_macs, options=forced), manifest
+        )
     if as_json:
         print_json(rows)
         return

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Agent", "AgentStep", "StepOutput"]
+from rnp_deploy.errors import InputError
 
+__all__ = ["PENALTY_RANGE", "Agent", "AgentStep", "PenaltyScale", "StepOutput"]
+
+#: Prices a penalty-conditioned agent is trained with where nothing else is said. One just below
+#: zero pays for computing, so that the full network lies on the curve.
+PENALTY_RANGE = (-0.01, 0.5)
 
 _UNTRAINED_WEIGHT = 0.01
 _UNTRAINED_STEP = 0.05
@@ -23,39 +29,68 @@ class StepOutput(NamedTuple):
     state: Tensor
 
 
+class PenaltyScale:
+    """Prices low..high on a scale from 0 to 1 that is linear near zero and logarithmic above.
+
+    What an image costs is about proportional to the logarithm of the price, so equal steps of
+    the scale are about equal steps of cost.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high and high > 0):
+            raise InputError(f"penalty range {low}..{high}: pass two rising numbers, the second above 0")
+        self.low, self.high = low, high
+        self._unit = high / 100
+        self._start = math.asinh(low / self._unit)
+        self._length = math.asinh(high / self._unit) - self._start
+
+    def position(self, penalty: Tensor) -> Tensor:
+        """Prices → 0..1, of the same shape; those beyond the range count as its ends."""
+        inside = penalty.clamp(self.low, self.high)
+        return (torch.asinh(inside / self._unit) - self._start) / self._length
+
+    def penalty(self, position: Tensor) -> Tensor:
+        """The inverse of :meth:`position`: 0..1 → prices."""
+        return self._unit * torch.sinh(self._start + self._length * position)
+
+
 class AgentStep(nn.Module):
     """One decision: encode the pooled features, advance the shared state, value the options.
 
     Q-values come from a linear decoder: a tanh-bounded state could not represent the returns.
     """
 
-    def __init__(
-        self, encoder: nn.Module, cell: nn.GRUCell, decoder: nn.Linear, penalty: float, options: int
-    ) -> None:
+    def __init__(self, agent: Agent, decision: int) -> None:
         super().__init__()
-        self.options = options
-        self.encoder = encoder
-        self.cell = cell
-        self.decoder = decoder
-        self.penalty = penalty
+        self.options = agent.option_counts[decision]
+        self.encoder = agent.encoders[decision]
+        self.cell = agent.cell
+        self.decoder = agent.decoder
+        self.scale = agent.scale
+        self.included_penalty = agent.penalty if agent.scale is None else 0.0
 
     def forward(self, features: Tensor, state: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run the step.
 
+        The price (i-1)·penalty of option i itself is taken off its Q-value here. A conditioned
+        agent learns the rest, as a function of the penalty. A fixed one has learnt it for
+        ``agent.penalty``: another penalty shifts the Q-values by (i-1) times the difference,
+        exact for the immediate reward (i-1)·p, not for what later decisions would do.
+
         Args:
             features: ``[N, C_in]`` pooled features, zero where channels are pruned.
             state: ``[N, D]``; zeros before the first decision.
-            penalty: ``[N]`` price of one more group. Q-values of option i are lowered by
-                (i-1) times what it exceeds the price trained with: exact for the
-                immediate reward (i-1)·p, not for what later decisions would do.
+            penalty: ``[N]`` price of one more group.
 
         Returns:
             The fields of :class:`StepOutput`. Of equal Q-values the cheapest option wins.
         """
+        if self.scale is not None:
+            features = torch.cat([features, self.scale.position(penalty)[:, None]], dim=1)
         state = self.cell(self.encoder(features), state)
         q_values = self.decoder(state)[:, : self.options]
         steps = torch.arange(q_values.shape[1], device=q_values.device, dtype=q_values.dtype)
-        q_values = q_values - (penalty - self.penalty)[:, None] * steps
+        q_values = q_values - (penalty - self.included_penalty)[:, None] * steps
         return q_values, torch.argmax(q_values, dim=1) + 1, state
 
 
@@ -65,35 +100,44 @@ class Agent(nn.Module):
     Args:
         feature_channels: C_in of each decision.
         option_counts: K of each decision; Q-values beyond are neither given nor trained.
-        embedding_size: Length of every encoder's output.
-        state_size: D.
-        penalty: The price of one more group it is trained with, the paper's -p.
+        state_size: D, and the length of every encoder's output.
+        penalty: The price of one more group, the paper's -p: the one taken where the caller
+            names none, and for a fixed agent the one it is trained with.
+        penalty_range: Prices that the agent is trained for, each decision knowing the price;
+            None is the paper's agent, fixed to ``penalty``.
 
     Attributes:
+        scale: How the encoders see the price; None for a fixed agent.
         trained: Whether training has seen it; until then it takes all groups everywhere.
+
+    Raises:
+        InputError: The range is none.
     """
 
     def __init__(
         self,
         feature_channels: Sequence[int],
         option_counts: Sequence[int],
-        embedding_size: int = 32,
         state_size: int = 32,
         penalty: float = 0.1,
+        penalty_range: tuple[float, float] | None = PENALTY_RANGE,
     ) -> None:
         super().__init__()
         self.state_size = state_size
-        self.embedding_size = embedding_size
         self.penalty = penalty
+        self.penalty_range = penalty_range
+        self.scale = None if penalty_range is None else PenaltyScale(*penalty_range)
         self.trained = False
-        self.encoders = nn.ModuleList(nn.Linear(c, embedding_size) for c in feature_channels)
-        self.cell = nn.GRUCell(embedding_size, state_size)
+        seen = 0 if penalty_range is None else 1
+        self.encoders = nn.ModuleList(nn.Linear(c + seen, state_size) for c in feature_channels)
+        self.cell = nn.GRUCell(state_size, state_size)
         self.decoder = nn.Linear(state_size, max(option_counts))
         self.option_counts = tuple(option_counts)
-        # Untrained, the agent is to change nothing: all groups are worth a little more.
+        # Untrained, the agent is to change nothing: all groups are worth a little more than they cost.
+        worth = _UNTRAINED_STEP + (0.0 if penalty_range is None else penalty)
         with torch.no_grad():
             self.decoder.weight.mul_(_UNTRAINED_WEIGHT)
-            self.decoder.bias.copy_(_UNTRAINED_STEP * torch.arange(max(option_counts)))
+            self.decoder.bias.copy_(worth * torch.arange(max(option_counts)))
 
     def initial_state(self, features: Tensor) -> Tensor:
         """Zeros ``[N, D]`` on the device and in the dtype of ``features``."""
@@ -101,8 +145,7 @@ class Agent(nn.Module):
 
     def step(self, decision: int) -> AgentStep:
         """The module of one decision; it shares this agent's parameters."""
-        encoder, options = self.encoders[decision], self.option_counts[decision]
-        return AgentStep(encoder, self.cell, self.decoder, self.penalty, options)
+        return AgentStep(self, decision)
 
     def forward(self, decision: int, features: Tensor, state: Tensor, penalty: Tensor) -> StepOutput:
         """Take one decision; see :meth:`AgentStep.forward`."""

@@ -51,6 +51,7 @@ class _Config(BaseModel):
     pruning: PruningSettings
     agent_trained: bool
     penalty: float
+    penalty_range: tuple[float, float] | None = None
     state_size: _Size
     orders: dict[str, tuple[int, ...]]
     weights_sha256: str
@@ -97,6 +98,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool
             pruning=network.settings,
             agent_trained=network.agent.trained,
             penalty=network.agent.penalty,
+            penalty_range=network.agent.penalty_range,
             state_size=network.agent.state_size,
             orders={pruned.conv: pruned.order for d in network.decisions for pruned in d.convs},
             weights_sha256=hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
@@ -136,6 +138,7 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
             torch.zeros(1, *config.input_shape),
             config.pruning,
             penalty=config.penalty,
+            penalty_range=config.penalty_range,
             state_size=config.state_size,
         )
     except RnpError as err:

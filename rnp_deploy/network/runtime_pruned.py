@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, fx, nn
 
 from rnp_deploy.errors import InputError, NothingPrunableError, TracingError
-from rnp_deploy.network.agent import Agent, StepOutput
+from rnp_deploy.network.agent import PENALTY_RANGE, Agent, StepOutput
 from rnp_deploy.network.channels import ChannelAnalysis, ConvRole
 from rnp_deploy.network.macs import layer_macs
 from rnp_deploy.network.ordering import filter_order, reorder_channels
@@ -83,7 +83,7 @@ class RuntimePrunedNetwork(nn.Module):
         self._layers = tuple(layer_macs(analysis, stage.module.graph) for stage in stages)
 
     @classmethod
-    def from_backbone(
+    def from_backbone(  # noqa: PLR0913 - settings by name, each of its own
         cls,
         backbone: nn.Module,
         example_input: Tensor,
@@ -95,6 +95,7 @@ class RuntimePrunedNetwork(nn.Module):
         granularity: str = "conv",
         min_macs_share: float = 0.01,
         penalty: float = 0.1,
+        penalty_range: tuple[float, float] | None = PENALTY_RANGE,
         state_size: int = 32,
     ) -> RuntimePrunedNetwork:
         """Make a runtime-pruned network with an untrained agent from a CNN.
@@ -112,7 +113,8 @@ class RuntimePrunedNetwork(nn.Module):
             min_macs_share: Leave a convolution whole whose option changes a smaller share,
                 0..1, of the MACs. For all of these see
                 :class:`rnp_deploy.pruning_settings.PruningSettings`.
-            penalty: The price of one more group the agent is trained with (the paper's -p).
+            penalty: The price of one more group (the paper's -p) where the caller names none.
+            penalty_range: Prices the agent is to be trained for; None: for ``penalty`` alone.
             state_size: D, the length of the agent's recurrent state and of its embeddings.
 
         Returns:
@@ -138,7 +140,14 @@ class RuntimePrunedNetwork(nn.Module):
             first = err.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise InputError(f"{where} is {first['input']!r}: {first['msg']}") from err
-        return cls.from_settings(backbone, example_input, settings, penalty=penalty, state_size=state_size)
+        return cls.from_settings(
+            backbone,
+            example_input,
+            settings,
+            penalty=penalty,
+            penalty_range=penalty_range,
+            state_size=state_size,
+        )
 
     @classmethod
     def from_settings(
@@ -148,6 +157,7 @@ class RuntimePrunedNetwork(nn.Module):
         settings: PruningSettings,
         *,
         penalty: float = 0.1,
+        penalty_range: tuple[float, float] | None = PENALTY_RANGE,
         state_size: int = 32,
     ) -> RuntimePrunedNetwork:
         """As :meth:`from_backbone`, with the settings in one value."""
@@ -163,7 +173,7 @@ class RuntimePrunedNetwork(nn.Module):
             expected = trace.graph_module(noise)
         try:
             network = cls._assembled(
-                trace.graph_module, analysis, settings, penalty, state_size, example_input
+                trace.graph_module, analysis, settings, example_input, (state_size, penalty, penalty_range)
             )
             network._check(noise, expected)
         except (RuntimeError, LookupError, ValueError) as err:
@@ -179,9 +189,8 @@ class RuntimePrunedNetwork(nn.Module):
         traced: fx.GraphModule,
         analysis: ChannelAnalysis,
         settings: PruningSettings,
-        penalty: float,
-        state_size: int,
         example: Tensor,
+        agent_settings: tuple[int, float, tuple[float, float] | None],
     ) -> RuntimePrunedNetwork:
         orders = {
             conv: tuple(range(analysis.widths[conv][-1]))
@@ -194,9 +203,7 @@ class RuntimePrunedNetwork(nn.Module):
         agent = Agent(
             [decision.feature_channels for decision in decisions],
             [len(decision.widths) for decision in decisions],
-            state_size,
-            state_size,
-            penalty,
+            *agent_settings,
         ).to(example)
         return cls(traced, agent, analysis, stages, decisions, settings, tuple(example.shape[1:])).eval()
 
@@ -241,7 +248,7 @@ class RuntimePrunedNetwork(nn.Module):
 
         Args:
             images: ``[N, C, H, W]``.
-            penalty: Price of one more group, a number or ``[N]``; None is the trained one.
+            penalty: Price of one more group, a number or ``[N]``; None is the agent's own.
 
         Returns:
             ``(outputs [N, ...], options [N, T] int64 in 1..k)``.
@@ -315,11 +322,13 @@ class RuntimePrunedNetwork(nn.Module):
             InputError: As :meth:`run`.
         """
         options = self._checked_options(options, options.shape[0]).cpu()
+        # Paths are counted in Python, and few are taken by many samples.
+        paths, path_of = options.unique(dim=0, return_inverse=True)
         totals = [
             sum(self.stage_macs(s, dict(enumerate(row))) for s in range(len(self.stages)))
-            for row in options.tolist()
+            for row in paths.tolist()
         ]
-        return torch.tensor(totals, dtype=torch.int64)
+        return torch.tensor(totals, dtype=torch.int64)[path_of]
 
     def stage_macs(self, stage: int, options: Mapping[int, int]) -> int:
         """Multiply-accumulates of one stage for one sample.

@@ -64,6 +64,22 @@ def test_it_reports_what_the_controller_gives_in_the_order_of_the_files(bundle, 
     assert [row["probability"] for row in rows] == pytest.approx(probabilities.max(axis=1), rel=1e-4)
 
 
+def test_a_target_takes_the_calibrated_penalty(bundle, images):
+    assert "needs a calibration" in failure(main, [bundle, *images, "--target-macs", "0.5"])
+    points = [
+        {"penalty": p, "accuracy": 1.0, "macs_share": m, "option_counts": [[1]]}
+        for p, m in ((0, 1.0), (2, 0.2))
+    ]
+    shares = {"backbone_accuracy": 1.0, "full_accuracy": 1.0}
+    calibration = {"data": "any:test", "samples": 1, **shares, "points": points}
+    edit_manifest(bundle, lambda raw: raw.update(calibration=calibration))
+    rows = json_report(main, [bundle, *images, "--target-macs", "0.6"])
+    assert rows == json_report(main, [bundle, *images, "--penalty", "1.0"])
+    assert "the cheapest calibrated point takes 0.2" in failure(
+        main, [bundle, *images, "--target-macs", "0.1"]
+    )
+
+
 def test_without_class_names_the_index_is_the_class(bundle, images):
     edit_manifest(bundle, lambda raw: raw.update(classes=None))
     for row in json_report(main, [bundle, *images]):

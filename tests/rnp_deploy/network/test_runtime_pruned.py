@@ -82,7 +82,7 @@ def test_macs_of_a_depthwise_follower():
 
 def test_agent_macs_by_hand(network):
     embedding = state = 32
-    assert network.agent.macs(0) == 8 * embedding + 3 * state * (embedding + state) + 4 * state
+    assert network.agent.macs(0) == (8 + 1) * embedding + 3 * state * (embedding + state) + 4 * state
 
 
 def test_per_sample_options_equal_single_runs(network):
