@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +16,22 @@ from rnp_deploy.errors import InputError, MissingRuntimeError
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-__all__ = ["image_array", "read_images"]
+__all__ = ["image_array", "open_image", "read_images"]
 
 
-def image_array(image: PillowImage, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Turn one 8-bit image into a network input ``[C, H, W]``; see :class:`Preprocessing`."""
+def image_array(
+    image: PillowImage, preprocessing: Preprocessing, box: tuple[int, int, int, int] | None = None
+) -> NDArray[np.float32]:
+    """Turn one 8-bit image into a network input ``[C, H, W]``; see :class:`Preprocessing`.
+
+    With ``box`` (left, upper, right, lower; pixels) that part is resized to ``size``, and
+    ``shorter_side`` is not looked at.
+    """
     from PIL import Image
 
     height, width = preprocessing.size
     resized_to, corner = (width, height), (0, 0)
-    if preprocessing.shorter_side is not None:
+    if preprocessing.shorter_side is not None and box is None:
         scale = preprocessing.shorter_side / min(image.size)
         resized_to = (
             max(int(image.width * scale + 1e-6), width),
@@ -32,7 +39,7 @@ def image_array(image: PillowImage, preprocessing: Preprocessing) -> NDArray[np.
         )
         corner = (round((resized_to[0] - width) / 2), round((resized_to[1] - height) / 2))
     mode = "L" if preprocessing.colour == "L" else "RGB"
-    resized = image.convert(mode).resize(resized_to, Image.Resampling.BILINEAR)
+    resized = image.convert(mode).resize(resized_to, Image.Resampling.BILINEAR, box)
     resized = resized.crop((*corner, corner[0] + width, corner[1] + height))
     pixels = np.asarray(resized, np.float32).reshape(height, width, -1) / 255.0
     if preprocessing.colour == "BGR":
@@ -55,18 +62,28 @@ def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> NDArray[
         raise MissingRuntimeError("reading images needs Pillow; pip install pillow") from err
     if not paths:
         raise InputError("no image was given; pass at least one")
-    return np.stack([_read_image(path, preprocessing) for path in paths])
+    return np.stack([image_array(open_image(path), preprocessing) for path in paths])
 
 
-def _read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def open_image(path: Path, *, pixels: bool = True) -> PillowImage:
+    """Open an 8-bit image file and close it again.
+
+    Args:
+        path: Its first frame is what is read; orientation tags are not followed.
+        pixels: Decode them; False reads the header alone, and the image is good for nothing more.
+
+    Raises:
+        InputError: It is missing, not an image Pillow reads, or has more than 8 bits a channel.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             deep = image.mode[0] in "IF"
-            array = None if deep else image_array(image, preprocessing)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+            if pixels and not deep:
+                image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as err:
         raise InputError(f"{path} cannot be read as an image: {err}") from err
-    if array is None:
+    if deep:
         raise InputError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
-    return array
+    return image

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError, MissingRuntimeError
-from rnp_deploy.preprocessing import image_array, read_images
+from rnp_deploy.preprocessing import image_array, open_image, read_images
 
 PIXELS = np.array([[[0, 51, 102], [255, 204, 153]], [[51, 51, 51], [0, 0, 255]]], np.uint8)  # [H, W, RGB]
 RGB = Preprocessing(colour="RGB", size=(2, 2), mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 2.0))
@@ -111,6 +111,18 @@ def test_files_that_are_no_images_are_named(tmp_path, damage):
         read_images([good, bad], RGB)
 
 
+def test_a_header_alone_does_not_tell_that_pixels_are_missing(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    path = saved(tmp_path, noise, "bad.png")
+    truncated(path)
+    assert open_image(path, pixels=False).size == (40, 40)
+    with pytest.raises(InputError, match=r"bad\.png cannot be read"):
+        open_image(path)
+    text(path)
+    with pytest.raises(InputError, match=r"bad\.png cannot be read"):
+        open_image(path, pixels=False)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.png cannot be read"):
         read_images([tmp_path / "nowhere.png"], RGB)
@@ -171,6 +183,13 @@ def test_proportions_are_kept(height, width):
     assert abs(float(result.sum()) - 100) < 12  # a quarter of 40, squared
     rows, columns = result.sum(1), result.sum(0)
     assert np.abs(rows - columns).max() < 2
+
+
+def test_a_box_is_resized_in_place_of_the_whole_or_the_middle():
+    box = (2, 1, 4, 3)
+    for wanted in (middle((2, 2), 3), middle((2, 2), None)):
+        result = image_array(ramp(6, 8, "columns"), wanted, box)
+        np.testing.assert_allclose(result[0] * 255, [[20, 30]] * 2, atol=1e-4)
 
 
 def test_without_a_shorter_side_proportions_are_not_kept():
