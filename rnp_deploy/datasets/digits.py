@@ -1,103 +1,63 @@
-"""Data sets by name: labelled images, preprocessed and split for good."""
+"""Scikit-learn's copy of the UCI handwritten digits, and held-out scans as files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy.bundle.manifest import Preprocessing
-from rnp_deploy.errors import InputError, MissingRuntimeError
+from rnp_deploy.datasets.augmentation import affine
+from rnp_deploy.datasets.image_data import ArrayImages, Colour, ImageData, make_preprocessing
+from rnp_deploy.errors import InputError
 from rnp_deploy.preprocessing import image_array
 
-__all__ = ["ImageData", "load_data", "write_sample_images"]
+__all__ = ["load_digits", "write_sample_images"]
 
 _TEST_SHARE = 0.25
 # Never the training seed: accuracies of different runs are to be of the same images.
 _SPLIT_SEED = 0
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """Labelled images, preprocessed, in a train and a held-out test split.
-
-    Attributes:
-        train_images: ``[N, C, H, W]`` float32.
-        train_labels: ``[N]`` int64, 0..len(classes)-1.
-        test_images: As ``train_images``; for reporting, never for choosing.
-        test_labels: As ``train_labels``.
-        classes: Their names.
-        preprocessing: How an image file becomes an input.
-        name: What :func:`load_data` knows it by.
-        test_scans: ``[N, h, w]`` uint8, the pixels ``test_images`` were made from, where
-            they are to be written as files.
-    """
-
-    train_images: NDArray[np.float32]
-    train_labels: NDArray[np.int64]
-    test_images: NDArray[np.float32]
-    test_labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    name: str
-    test_scans: NDArray[np.uint8] | None = None
-
-
-def load_data(
-    name: str, size: tuple[int, int] = (16, 16), colour: Literal["L", "RGB", "BGR"] = "L"
+def load_digits(
+    size: tuple[int, int] | None = None,
+    colour: Colour | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> ImageData:
-    """Load a data set by name, for networks that take images of this (H, W) and colour.
+    """1797 scans of 8x8 pixels, a stratified quarter of them held out; see :func:`load_data`."""
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
 
-    ``digits`` is scikit-learn's copy of the UCI handwritten digits: 1797 scans of 8x8
-    pixels, a stratified quarter of them held out; the split is always the same.
-
-    Raises:
-        InputError: No data set of this name.
-        MissingRuntimeError: scikit-learn or Pillow is not installed.
-    """
-    if name != "digits":
-        raise InputError(f"there is no data set {name!r}; known: digits")
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        scans, labels = load_digits(return_X_y=True)
-        pixels = np.round(scans.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-        train, test, train_labels, test_labels = train_test_split(
-            pixels, labels.astype(np.int64), test_size=_TEST_SHARE, random_state=_SPLIT_SEED, stratify=labels
-        )
-        channels = 1 if colour == "L" else 3
-        plain = Preprocessing(colour=colour, size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
-        raw = _inputs(train, plain)
-        preprocessing = Preprocessing(
-            colour=colour,
-            size=size,
-            mean=(round(float(raw.mean()), 4),) * channels,
-            std=(round(float(raw.std()), 4),) * channels,
-        )
-        return ImageData(
-            train_images=_inputs(train, preprocessing),
-            train_labels=train_labels,
-            test_images=_inputs(test, preprocessing),
-            test_labels=test_labels,
-            test_scans=test,
-            classes=tuple(str(digit) for digit in range(10)),
-            preprocessing=preprocessing,
-            name=name,
-        )
-    except ImportError as err:
-        raise MissingRuntimeError(
-            f"the data set {name!r} needs scikit-learn and Pillow ({err}); pip install rnp-deploy[train]"
-        ) from err
+    scans, labels = datasets.load_digits(return_X_y=True)
+    pixels = np.round(scans.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    train, test, train_labels, test_labels = train_test_split(
+        pixels, labels.astype(np.int64), test_size=_TEST_SHARE, random_state=_SPLIT_SEED, stratify=labels
+    )
+    channels = 3 if colour in ("RGB", "BGR") else 1
+    fields = {"colour": colour or "L", "size": size or (16, 16)}
+    raw = _inputs(train, make_preprocessing(**fields, mean=(0.0,) * channels, std=(1.0,) * channels))
+    preprocessing = make_preprocessing(
+        **fields,
+        mean=mean or (round(float(raw.mean()), 4),) * channels,
+        std=std or (round(float(raw.std()), 4),) * channels,
+    )
+    return ImageData(
+        train=ArrayImages(_inputs(train, preprocessing), train_labels, affine),
+        test=ArrayImages(_inputs(test, preprocessing), test_labels),
+        test_scans=test,
+        classes=tuple(str(digit) for digit in range(10)),
+        preprocessing=preprocessing,
+        name="digits",
+    )
 
 
 def write_sample_images(data: ImageData, folder: str | Path, count: int = 12) -> tuple[Path, ...]:
     """Write the first held-out scans as PNG files, pixel for pixel.
 
-    Read through ``data.preprocessing`` each gives its row of ``data.test_images`` exactly.
+    Read through ``data.preprocessing`` each gives its row of ``data.test`` exactly.
 
     Args:
         data: From :func:`load_data`.
@@ -105,21 +65,23 @@ def write_sample_images(data: ImageData, folder: str | Path, count: int = 12) ->
         count: How many; at most all are written.
 
     Returns:
-        The paths, named ``<row>-digit-<class>.png``, in order of rows.
+        The paths, in order of rows: ``<row>-digit-<class>.png``, or ``<row>-<name>-<class>.png``
+        with what is no letter, digit or hyphen replaced by ``_``.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The data has no scans, or the folder cannot be written.
     """
     from PIL import Image
 
     if data.test_scans is None:
         raise InputError(f"the data set {data.name!r} has no scans to write")
-    folder = Path(folder)
+    folder, kind = Path(folder), data.name.removesuffix("s")
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for row, (scan, label) in enumerate(zip(data.test_scans[:count], data.test_labels, strict=False)):
-            paths.append(folder / f"{row:04d}-digit-{data.classes[int(label)]}.png")
+        for row, (scan, label) in enumerate(zip(data.test_scans[:count], data.test.labels, strict=False)):
+            name = re.sub(r"[^\w-]", "_", f"{kind}-{data.classes[label]}")
+            paths.append(folder / f"{row:04d}-{name}.png")
             Image.fromarray(scan).save(paths[-1])
     except OSError as err:
         raise InputError(f"sample images cannot be written to {folder}: {err}") from err

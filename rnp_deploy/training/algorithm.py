@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ def train(
         NetworkError: The backbone cannot be pruned; found before anything is trained.
         TrainingError: A loss is no longer a finite number.
     """
-    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+    images, labels = map(torch.from_numpy, data.train.read(np.arange(len(data.train))))
     example = images[:1]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -72,7 +73,7 @@ def train(
 
 
 def _calibration(backbone: nn.Module, network: RuntimePrunedNetwork, data: ImageData) -> Calibration:
-    images, labels = torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels)
+    images, labels = map(torch.from_numpy, data.test.read(np.arange(len(data.test))))
 
     def full(batch: Tensor) -> Tensor:
         return network.run(batch, network.full_options(len(batch)))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -44,11 +45,11 @@ def test_the_checkpoint_holds_what_the_report_says(tmp_path: Path) -> None:
     assert checkpoint.preprocessing is not None
     assert report["calibration"] == checkpoint.calibration.model_dump(mode="json")
     data = load_data("digits")
-    images, labels = torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels)
+    images, labels = map(torch.from_numpy, data.test.read(np.arange(len(data.test))))
     assert evaluate(checkpoint.network, images, labels) == checkpoint.calibration.points[0]
     assert checkpoint.classes == data.classes
     images = read_images(sorted(samples.iterdir()), checkpoint.preprocessing)
-    assert (images == data.test_images[:12]).all()
+    assert (images == data.test.read(np.arange(12))[0]).all()
 
 
 def test_the_report_is_one_line_and_progress_is_elsewhere(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from rnp_deploy.datasets import ImageData, load_data
+from rnp_deploy.datasets import ArrayImages, ImageData, LabelledImages, load_data
 from rnp_deploy.errors import InputError, NothingPrunableError, TrainingError
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.progress import no_progress
@@ -28,13 +28,13 @@ TINY = TrainingConfig(
 @pytest.fixture(scope="module")
 def data() -> ImageData:
     digits = load_data("digits")
-    return dataclasses.replace(
-        digits,
-        train_images=digits.train_images[:128],
-        train_labels=digits.train_labels[:128],
-        test_images=digits.test_images[:60],
-        test_labels=digits.test_labels[:60],
-    )
+    train, test = digits.train.read(np.arange(128)), digits.test.read(np.arange(60))
+    return dataclasses.replace(digits, train=ArrayImages(*train), test=ArrayImages(*test))
+
+
+def tensors(split: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = split.read(np.arange(len(split)))
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,13 @@ def test_the_calibration_says_what_the_network_does(result: TrainingResult, data
     network, calibration = result.network, result.calibration
     assert not network.training
     with torch.no_grad():
-        logits, options = network(torch.from_numpy(data.test_images))
-        full = network.run(torch.from_numpy(data.test_images), network.full_options(60))
+        images, labels = tensors(data.test)
+        logits, options = network(images)
+        full = network.run(images, network.full_options(60))
     point = calibration.points[0]
     assert (calibration.data, calibration.samples, point.penalty) == ("digits:test", 60, TINY.penalty)
-    assert point.accuracy == pytest.approx((logits.argmax(1).numpy() == data.test_labels).mean())
-    assert calibration.full_accuracy == pytest.approx((full.argmax(1).numpy() == data.test_labels).mean())
+    assert point.accuracy == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert calibration.full_accuracy == pytest.approx((full.argmax(1) == labels).double().mean().item())
     shares = network.macs(options).double() / network.macs(network.full_options(1))
     assert point.macs_share == pytest.approx(shares.mean().item())
     assert point.option_counts == tuple(
@@ -104,7 +105,7 @@ def test_evaluation_does_not_explore(backbone: torch.nn.Module, data: ImageData)
     network = network_of(backbone).train()
     with torch.no_grad():
         network.agent.decoder.bias.copy_(torch.tensor([0.0, 9.0]))
-    images, labels = torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels)
+    images, labels = tensors(data.test)
     assert evaluate(network, images, labels).option_counts == ((0, 60),) * 3
     assert evaluate(network, images, labels, penalty=20.0).option_counts == ((60, 0),) * 3
     assert not network.training
@@ -120,7 +121,7 @@ def test_alpha_makes_the_mean_loss_one(backbone: torch.nn.Module, data: ImageDat
     head = network.backbone.get_submodule("15")
     for parameter in head.parameters():
         torch.nn.init.zeros_(parameter)
-    batches = minibatches(torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels), 32)
+    batches = minibatches(*tensors(data.train), 32)
     assert balanced_alpha(network, batches, 4, TINY) == pytest.approx(1 / math.log(10))  # ten equal logits
 
 
@@ -128,13 +129,14 @@ def test_alpha_makes_the_mean_loss_one(backbone: torch.nn.Module, data: ImageDat
 def test_a_loss_that_is_not_finite_names_phase_and_step(
     value: float, words: str, backbone: torch.nn.Module, data: ImageData
 ) -> None:
-    broken = dataclasses.replace(data, train_images=np.full_like(data.train_images, value))
+    images, labels = data.train.read(np.arange(128))
+    broken = dataclasses.replace(data, train=ArrayImages(np.full_like(images, value), labels))
     with pytest.raises(TrainingError, match=rf"{words} in phase 'backbone', step 1 of 8"):
         train(backbone, broken, TINY)
 
 
 def test_a_q_loss_that_is_not_finite_names_phase_and_step(backbone: torch.nn.Module, data: ImageData) -> None:
-    batches = minibatches(torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels), 32)
+    batches = minibatches(*tensors(data.train), 32)
     with pytest.raises(TrainingError, match=r"phase 'agent', step 1 of 12"):
         alternate(network_of(backbone), batches, math.nan, TINY, no_progress)
 
