@@ -21,6 +21,7 @@ from rnp_deploy.tools.command import RnpCommand, print_json, print_table, progre
 __all__ = ["main"]
 
 _RANDOM_IMAGES = 64
+_MOST_IMAGES, _MOST_BATCHES = 1024, 64  # read of a data set, whichever is more
 _RANDOM_STAMP = "random inputs: the decisions mean nothing"
 
 
@@ -28,7 +29,8 @@ _RANDOM_STAMP = "random inputs: the decisions mean nothing"
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--data",
-    help="digits (its held-out split), FILE.npy (images) or FILE.npz (images, labels); "
+    help="The held-out split of digits, cifar10:DIR, cifar100:DIR or folder:DIR; "
+    "FILE.npy (images) or FILE.npz (images, labels); "
     "default: what the bundle was calibrated on, or random inputs, stamped.",
 )
 @click.option(
@@ -50,7 +52,7 @@ def main(
     if data is not None and use_random:
         raise click.UsageError("pass either --data or --random")
     data = None if use_random else data or _calibration_data(path)
-    images, labels = _random_images(path) if data is None else _load(data)
+    images, labels = _random_images(path) if data is None else _load(data, path, batch)
     with progress_on_stderr() as progress:
         profile = profile_bundle(
             path, images, labels, batch=batch, penalty=penalty, threads=threads,
@@ -75,12 +77,9 @@ def _random_images(path: Path) -> tuple[NDArray[np.float32], None]:
     return np.random.default_rng(0).standard_normal((_RANDOM_IMAGES, *shape), np.float32), None
 
 
-def _load(data: str) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+def _load(data: str, path: Path, batch: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     if not data.endswith((".npy", ".npz")):
-        from rnp_deploy.datasets import load_data
-
-        loaded = load_data(data)
-        return loaded.test_images, loaded.test_labels
+        return _held_out(data, path, max(_MOST_IMAGES, _MOST_BATCHES * batch))
     try:
         content: Any = np.load(data, allow_pickle=False)
         if isinstance(content, np.ndarray):
@@ -89,6 +88,20 @@ def _load(data: str) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
             return content["images"], content.get("labels")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise InputError(f"{data} cannot be read: {err}; save float32 images [N, C, H, W]") from err
+
+
+def _held_out(data: str, path: Path, most: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images and labels of a data set's test split, evenly over its rows, as the bundle takes them."""
+    from rnp_deploy.datasets import load_data
+
+    manifest = read_manifest(path)
+    wanted, (channels, *size) = manifest.preprocessing, manifest.inputs[0].shape
+    form: Any = (tuple(size), "L" if channels == 1 else "RGB")
+    if wanted is not None:
+        form = (wanted.size, wanted.colour, wanted.mean, wanted.std)
+    split = load_data(data, *form).test
+    count = min(len(split), most)
+    return split.read(np.arange(count) * len(split) // count)
 
 
 def _table(profile: Profile, stamp: str | None) -> Table:

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from commands import failure, json_report, success
 from rnp_deploy import Controller
@@ -91,6 +92,23 @@ def test_a_file_without_labels_has_no_accuracy(bundle, images, tmp_path):
     np.savez(tmp_path / "data.npz", images=images)
     assert json_report(main, [bundle, "--data", tmp_path / "data.npz", *QUICK])["accuracy"] is None
     assert "accuracy" not in success(main, [bundle, "--data", tmp_path / "data.npz", *QUICK]).stdout
+
+
+def test_a_data_set_is_read_as_the_bundle_takes_it_and_only_where_needed(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("rnp_deploy.tools.bench._MOST_IMAGES", 4)
+    monkeypatch.setattr("rnp_deploy.tools.bench._MOST_BATCHES", 1)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for i in range(24):
+        path = tmp_path / ("train", "val")[i % 2] / "ab"[i // 12] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(path)
+    for row, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
+        if row % 3:
+            path.write_bytes(path.read_bytes()[:-500])  # an error if it were read
+    report = json_report(main, [bundle, "--data", f"folder:{tmp_path}", *QUICK])
+    assert (report["images"], report["data"], report["stamp"]) == (4, f"folder:{tmp_path}", None)
+    assert report["accuracy"] is not None
+    assert json_report(main, [bundle, "--data", "digits", *QUICK])["images"] == 4
 
 
 class Trap:
