@@ -36,7 +36,6 @@ from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
 from rnp_deploy.exporters.stage_graph import Piece, agent_step_piece, onnx_graphs, stage_piece
 from rnp_deploy.exporters.verification import TOLERANCE, unverified, verify_bundle
 from rnp_deploy.exporters.weights import WeightFile
-from rnp_deploy.network.channels import ParameterCut
 from rnp_deploy.network.full_width_inputs import with_full_width_inputs
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.network.stages import Stage, StageTensor
@@ -192,9 +191,7 @@ def _save_stages(
     weights: WeightFile,
     progress: Progress,
 ) -> Iterator[StageManifest]:
-    cuts: dict[str, list[ParameterCut]] = {}
-    for cut in network.analysis.cuts:
-        cuts.setdefault(cut.name, []).append(cut)
+    cuts = network.analysis.cuts_by_name
     for stage, model in zip(stages, models, strict=False):  # the agent's come after
         _store_weights(model, weights)
         branches = []

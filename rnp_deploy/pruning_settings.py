@@ -60,8 +60,7 @@ def option_widths(channels: int, groups: int, unit: int = 1, align: int = 8) -> 
         return None
     for step in (math.lcm(unit, align), unit):
         if channels // groups >= step:
-            widths = tuple(
+            return tuple(
                 min(channels, math.ceil(channels * j / groups / step) * step) for j in range(1, groups + 1)
             )
-            return widths if len(set(widths)) == groups else None
     return None

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from rnp_deploy.network.channels import CHANNEL_AXIS, Channels, ParameterCut, Pass
 from rnp_deploy.network.graph_rewriting import tensor_shape
 
-__all__ = ["describe", "is_merge", "visit"]
+__all__ = ["is_merge", "visit"]
 
 
 class _NotUnderstood:
@@ -87,13 +87,6 @@ def is_merge(node: fx.Node) -> bool:
     return node.target in _ADDITIONS | _CONCATENATIONS and len(node.all_input_nodes) > 1
 
 
-def describe(state: Pass, node: fx.Node) -> str:
-    """The kind of a node, in words."""
-    if node.op == "call_module":
-        return type(state.module(str(node.target))).__name__
-    return str(getattr(node.target, "__name__", node.target))
-
-
 def _reason(state: Pass, node: fx.Node) -> str:
     if node.op == "output":
         return "its channels are the network's output"
@@ -105,7 +98,8 @@ def _reason(state: Pass, node: fx.Node) -> str:
         return f"{node.target}, which torch.fx cannot trace, needs all its channels"
     if node.target in (F.layer_norm, F.group_norm):
         return f"{node.name} normalises over its channels"
-    return f"{node.name} ({describe(state, node)}) needs all its channels"
+    kind = type(state.module(str(node.target))) if node.op == "call_module" else node.target
+    return f"{node.name} ({getattr(kind, '__name__', kind)}) needs all its channels"
 
 
 def _visit_call(state: Pass, node: fx.Node, inputs: list[Channels | None]) -> Result:
@@ -350,7 +344,7 @@ def _fits_cut(state: Pass, node: fx.Node, followed: Channels, other: fx.Node) ->
         source = source.all_input_nodes[0]
     parameter = str(source.target)
     vector = source is other or len(tensor_shape(source) or ()) == 1
-    if not vector or state.calls[parameter] > 1 or len(source.users) > 1 or state.is_alias(parameter):
+    if not vector or state.calls[parameter] > 1 or len(source.users) > 1 or parameter not in state.sole:
         return False
     state.cuts.append(ParameterCut(parameter, axis if source is other else 0, followed))
     return True

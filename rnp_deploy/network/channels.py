@@ -124,6 +124,14 @@ class ChannelAnalysis:
     cuts: tuple[ParameterCut, ...]
 
     @property
+    def cuts_by_name(self) -> dict[str, list[ParameterCut]]:
+        """The cuts of each parameter and buffer that has any."""
+        cuts: dict[str, list[ParameterCut]] = {}
+        for cut in self.cuts:
+            cuts.setdefault(cut.name, []).append(cut)
+        return cuts
+
+    @property
     def prunable(self) -> tuple[str, ...]:
         """Module paths of the prunable convolutions, in execution order."""
         return tuple(conv for block in self.blocks for conv in block)
@@ -142,6 +150,9 @@ class Pass:
         padded: The same for nodes that take them padded.
         whole: Path → why it must keep all its channels.
         followers: Grouped convolution → what it follows.
+        calls: Node target → how many nodes have it.
+        tied: Paths of modules one of whose tensors is used by another module or by name too.
+        sole: Parameters that are known under one name alone.
     """
 
     trace: Trace
@@ -158,13 +169,13 @@ class Pass:
     def __post_init__(self) -> None:
         traced = self.trace.graph_module
         self.calls = Counter(str(node.target) for node in traced.graph.nodes if node.op != "output")
-        self.tied = _tied_modules(traced)
-
-    def is_alias(self, parameter: str) -> bool:
-        """Whether a parameter is known under another name too."""
-        tensors = list(self.trace.graph_module.named_parameters(remove_duplicate=False))
-        own = dict(tensors).get(parameter)
-        return own is None or sum(tensor is own for _, tensor in tensors) > 1
+        parameters = dict(traced.named_parameters(remove_duplicate=False))
+        tensors = {**parameters, **dict(traced.named_buffers(remove_duplicate=False))}
+        names = Counter(map(id, tensors.values()))
+        shared = {name for name, tensor in tensors.items() if names[id(tensor)] > 1}
+        by_name = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+        self.tied = {name.rpartition(".")[0] for name in shared | by_name}
+        self.sole = parameters.keys() - shared
 
     def module(self, path: str) -> nn.Module:
         """The module at a path."""
@@ -223,16 +234,3 @@ class Pass:
         if second.conv in self.layers:
             self.followers[second.conv] = first.conv
         return first
-
-
-def _tied_modules(traced: fx.GraphModule) -> frozenset[str]:
-    """Paths of modules one of whose tensors is used by another module or by name too."""
-    owners: dict[int, list[str]] = {}
-    tensors = (
-        *traced.named_parameters(remove_duplicate=False),
-        *traced.named_buffers(remove_duplicate=False),
-    )
-    for name, tensor in tensors:
-        owners.setdefault(id(tensor), []).append(name.rpartition(".")[0])
-    by_name = {str(node.target).rpartition(".")[0] for node in traced.graph.nodes if node.op == "get_attr"}
-    return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths) | by_name

@@ -40,9 +40,7 @@ def layer_macs(analysis: ChannelAnalysis, graph: fx.Graph) -> tuple[LayerMacs, .
         analysis: Of the whole network.
         graph: The stage's; ``meta["macs"]`` of a node are its multiply-accumulates.
     """
-    cuts: dict[str, list[ParameterCut]] = {}
-    for cut in analysis.cuts:
-        cuts.setdefault(cut.name, []).append(cut)
+    cuts = analysis.cuts_by_name
     return tuple(
         LayerMacs(node.meta["macs"], tuple(cuts.get(f"{node.target}.weight", ())))
         for node in graph.nodes

@@ -15,7 +15,7 @@ from rnp_deploy.network.channels import ChannelAnalysis, ConvRole
 from rnp_deploy.network.macs import layer_macs
 from rnp_deploy.network.ordering import filter_order, reorder_channels
 from rnp_deploy.network.stages import Decision, Stage, cut_stages
-from rnp_deploy.network.tracing import noise_like, same_outputs, trace_backbone
+from rnp_deploy.network.tracing import same_outputs, trace_backbone
 from rnp_deploy.network.widths import analyse_channels
 from rnp_deploy.pruning_settings import PruningSettings
 
@@ -168,14 +168,11 @@ class RuntimePrunedNetwork(nn.Module):
             raise NothingPrunableError(
                 f"no convolution of {type(backbone).__name__} can be pruned: {reasons}"
             )
-        noise = noise_like(example_input)
-        with torch.no_grad():
-            expected = trace.graph_module(noise)
         try:
             network = cls._assembled(
                 trace.graph_module, analysis, settings, example_input, (state_size, penalty, penalty_range)
             )
-            network._check(noise, expected)
+            network._check(trace.images, trace.outputs)
         except (RuntimeError, LookupError, ValueError) as err:
             raise TracingError(
                 f"{type(backbone).__name__} cannot be cut into stages: {err}; please report the network: its "
@@ -213,23 +210,20 @@ class RuntimePrunedNetwork(nn.Module):
         In full it has to repeat the backbone, and at option 1 it must not matter what the dropped
         filters hold.
         """
-        full, least = self.full_options(len(images)), torch.ones_like(self.full_options(len(images)))
+        full = self.full_options(len(images)).to(images.device)
+        least = torch.ones_like(full)
+        weights = {
+            self.backbone.get_parameter(f"{conv}.weight"): widths[0]
+            for conv, widths in self.analysis.widths.items()
+        }
         with torch.no_grad():
-            outputs, cheapest = (
-                self.run(images, full.to(images.device)),
-                self.run(images, least.to(images.device)),
-            )
-            kept = {}
-            for pruned in (pruned for decision in self.decisions for pruned in decision.convs):
-                weight = kept[pruned.conv] = (
-                    self.backbone.get_parameter(f"{pruned.conv}.weight").detach().clone()
-                )
-                self.backbone.get_parameter(f"{pruned.conv}.weight")[pruned.widths[0] :] += (
-                    1 + weight.abs().max()
-                )
-            changed = self.run(images, least.to(images.device))
-            for conv, weight in kept.items():
-                self.backbone.get_parameter(f"{conv}.weight").copy_(weight)
+            outputs, cheapest = self.run(images, full), self.run(images, least)
+            before = [weight.clone() for weight in weights]
+            for weight, kept in weights.items():
+                weight[kept:] += 1 + weight.abs().max()
+            changed = self.run(images, least)
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
         for what, got, wanted in (("in full", outputs, expected), ("at option 1", changed, cheapest)):
             if not same_outputs(got, wanted):
                 deviation = float((got - wanted).abs().max() / wanted.abs().max())

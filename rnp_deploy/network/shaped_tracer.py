@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -121,7 +122,7 @@ class ShapedTracer(fx.Tracer):
         if node.op == "placeholder":
             return self._images
         if node.op == "get_attr":
-            return attribute(self.root, str(node.target))
+            return operator.attrgetter(str(node.target))(self.root)
         args = fx.node.map_arg(node.args, self._known)
         kwargs = fx.node.map_arg(node.kwargs, self._known)
         with self._mode, torch.no_grad():
@@ -135,11 +136,3 @@ class ShapedTracer(fx.Tracer):
     def _known(self, source: fx.Node) -> Any:
         # fx records the buffers among an operation's arguments by a way of its own.
         return self._value(source) if source.op == "get_attr" else source.meta["fake"]
-
-
-def attribute(root: nn.Module, path: str) -> Any:
-    """The parameter or buffer at a dotted path."""
-    value: Any = root
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value

@@ -21,7 +21,7 @@ from rnp_deploy.network.graph_rewriting import (
 )
 from rnp_deploy.network.shaped_tracer import ShapedTracer
 
-__all__ = ["Trace", "noise_like", "same_outputs", "trace_backbone"]
+__all__ = ["Trace", "same_outputs", "trace_backbone"]
 
 _TOLERANCE = 1e-4
 _BATCH = 2
@@ -36,10 +36,14 @@ class Trace:
             ``meta["macs"]`` the multiply-accumulates of its convolutions and matrix products
             for one image.
         opaque: Path of each module torch.fx could not trace and calls as it is → why.
+        images: A batch of noise.
+        outputs: What the graph makes of it.
     """
 
     graph_module: fx.GraphModule
     opaque: Mapping[str, str]
+    images: Tensor
+    outputs: Tensor
 
 
 def trace_backbone(backbone: nn.Module, example_input: Tensor) -> Trace:
@@ -75,7 +79,9 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> Trace:
             f"{type(backbone).__name__} cannot be copied: {err}; remove pruning and weight "
             "reparametrisations first (torch.nn.utils.prune.remove, remove_weight_norm)"
         ) from err
-    images = noise_like(example_input)
+    # An example of zeros would hide what depends on channels or other samples.
+    images = torch.randn(_BATCH, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
+    images = images.to(example_input)
     expected = _forward(original, images, "the backbone cannot run on the example input")
     traced, opaque = _symbolic_trace(original, images)
     write_out_of_place(traced)
@@ -86,14 +92,7 @@ def trace_backbone(backbone: nn.Module, example_input: Tensor) -> Trace:
     take_apart_early(traced.graph)
     traced.recompile()
     _MeasuringRun(traced).propagate(images)
-    _check_trace(traced, images, expected)
-    return Trace(traced, opaque)
-
-
-def noise_like(example_input: Tensor) -> Tensor:
-    """Two random images: an example of zeros would hide what depends on channels or other samples."""
-    noise = torch.randn(_BATCH, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
-    return noise.to(example_input)
+    return Trace(traced, opaque, images, _checked_outputs(traced, images, expected))
 
 
 def same_outputs(got: Tensor, expected: Tensor) -> bool:
@@ -159,10 +158,9 @@ class _MeasuringRun(ShapeProp):
         return result
 
 
-def _check_trace(traced: fx.GraphModule, images: Tensor, expected: Tensor) -> None:
-    fewer = images[:1]
+def _checked_outputs(traced: fx.GraphModule, images: Tensor, expected: Tensor) -> Tensor:
     outputs = _forward(traced, images, "the traced backbone cannot run")
-    alone = _forward(traced, fewer, "the traced backbone cannot run on a single image")
+    alone = _forward(traced, images[:1], "the traced backbone cannot run on a single image")
     for got, wanted in ((outputs, expected), (alone, expected[:1])):
         if not same_outputs(got, wanted):
             raise TracingError(
@@ -170,3 +168,4 @@ def _check_trace(traced: fx.GraphModule, images: Tensor, expected: Tensor) -> No
                 "on the batch size, on randomness (F.dropout needs training=self.training) or on other "
                 "samples, or that writes into a view, cannot be pruned per sample"
             )
+    return outputs

@@ -41,12 +41,13 @@ def analyse_channels(trace: Trace, settings: PruningSettings) -> ChannelAnalysis
     for pattern in (*settings.skip, *settings.overrides):
         if not fnmatch.filter(state.layers, pattern):
             raise InputError(f"the pattern {pattern!r} matches no convolution; explain() lists them all")
-    why = _whole(state, settings, units)
-    widths = {
-        conv: _widths(state, conv, settings, units) or ()
+    candidates = {
+        conv: option_widths(_channels(state, conv), settings.groups_of(conv), units[conv], settings.align)
         for conv in state.opened
-        if conv in state.layers and conv not in state.joined and conv not in why
+        if conv in state.layers and conv not in state.joined
     }
+    why = _whole(state, settings, units, candidates)
+    widths = {conv: found for conv, found in candidates.items() if found is not None and conv not in why}
     blocks = _blocks(state, widths, settings.granularity)
     return ChannelAnalysis(
         roles=tuple(_role(state, conv, why, blocks, widths) for conv in state.layers),
@@ -65,26 +66,30 @@ def analyse_channels(trace: Trace, settings: PruningSettings) -> ChannelAnalysis
     )
 
 
-def _whole(state: Pass, settings: PruningSettings, units: Mapping[str, int]) -> dict[str, str]:
+def _whole(
+    state: Pass,
+    settings: PruningSettings,
+    units: Mapping[str, int],
+    candidates: Mapping[str, tuple[int, ...] | None],
+) -> dict[str, str]:
     """Every convolution that opened channels and has to keep them all → why."""
     why: dict[str, str] = {}
     for conv, reason in state.whole.items():
         why.setdefault(state.leader(conv), reason)
     changed = _changed_macs(state)
     total = sum(node.meta["macs"] for node in state.trace.graph_module.graph.nodes)
-    for conv in state.opened:
-        if conv in why or conv in state.joined or conv not in state.layers:
+    for conv, widths in candidates.items():
+        if conv in why:
             continue
         share = changed[conv] / max(total, 1)
         pattern = next((p for p in settings.skip if fnmatch.fnmatchcase(conv, p)), None)
-        groups = settings.groups_of(conv)
         if conv == next(iter(state.layers)):
             why[conv] = "the first convolution is never pruned"
         elif pattern is not None:
             why[conv] = f"skipped, as {pattern!r} asks"
-        elif _widths(state, conv, settings, units) is None:
-            channels = (tensor_shape(state.opened[conv]) or (0,))[_axis(state, conv)]
-            why[conv] = f"{channels} channels do not divide into {groups} groups"
+        elif widths is None:
+            groups = settings.groups_of(conv)
+            why[conv] = f"{_channels(state, conv)} channels do not divide into {groups} groups"
             if units[conv] > 1:
                 why[conv] += f" of whole multiples of {units[conv]}, as a grouped convolution needs"
         elif share < settings.min_macs_share:
@@ -95,17 +100,9 @@ def _whole(state: Pass, settings: PruningSettings, units: Mapping[str, int]) -> 
     return why
 
 
-def _axis(state: Pass, conv: str) -> int:
-    return state.follows[state.opened[conv].name].axis
-
-
-def _widths(
-    state: Pass, conv: str, settings: PruningSettings, units: Mapping[str, int]
-) -> tuple[int, ...] | None:
-    shape = tensor_shape(state.opened[conv]) or ()
-    return option_widths(
-        shape[_axis(state, conv)], settings.groups_of(conv), units.get(conv, 1), settings.align
-    )
+def _channels(state: Pass, conv: str) -> int:
+    node = state.opened[conv]
+    return (tensor_shape(node) or ())[state.follows[node.name].axis]
 
 
 def _changed_macs(state: Pass) -> dict[str, int]:
