@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
-from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW
+from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, add_constant, replace_node
 from rnp_deploy.network.channels import ParameterCut
 from rnp_deploy.network.stages import StageTensor
 
@@ -105,11 +104,9 @@ def _cut_initializer(graph: ir.Graph, value: ir.Value, axes: Mapping[int, int]) 
     if not others:
         return
     bounds = {"starts": [0] * len(others), "ends": list(others.values()), "axes": list(others)}
-    inputs = [value]
-    for name, numbers in bounds.items():
-        inputs.append(_constant(graph, f"{value.name}.{name}", numbers))
+    constants = [add_constant(graph, f"{value.name}.{name}", numbers) for name, numbers in bounds.items()]
     users = list(value.uses())
-    cut = ir.node("Slice", inputs)
+    cut = ir.node("Slice", [value, *constants])
     cut.outputs[0].name = f"{value.name}.cut"
     for user, position in users:
         user.replace_input_with(position, cut.outputs[0])
@@ -120,18 +117,6 @@ def _put_zeros(graph: ir.Graph, mark: ir.Node, options: Mapping[int, int]) -> No
     """Replace the mark behind a tensor by the zeros that this branch lacks."""
     sizes, axis = mark.attributes["sizes"].as_ints(), mark.attributes["axis"].as_int()
     missing = sizes[-1] - sizes[options[mark.attributes["decision"].as_int()] - 1]
-    pads = _constant(graph, f"{mark.outputs[0].name}_pads", [0, missing])
-    axes = _constant(graph, f"{mark.outputs[0].name}_axes", [axis])
-    new = ir.node("Pad", [mark.inputs[0], pads, None, axes])
-    old, value = mark.outputs[0], new.outputs[0]
-    value.name, value.type, value.shape = old.name, old.type, old.shape
-    ir.convenience.replace_nodes_and_values(graph, mark, [mark], [new], [old], [value])
-
-
-def _constant(graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:
-    tensor = ir.tensor(np.asarray(numbers, np.int64), name=name)
-    value = ir.Value(
-        name=name, const_value=tensor, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(value)
-    return value
+    pads = add_constant(graph, f"{mark.outputs[0].name}_pads", [0, missing])
+    axes = add_constant(graph, f"{mark.outputs[0].name}_axes", [axis])
+    replace_node(mark, ir.node("Pad", [mark.inputs[0], pads, None, axes]))

@@ -24,7 +24,15 @@ from rnp_deploy.errors import ExportError
 from rnp_deploy.network.agent import AgentStep
 from rnp_deploy.network.stages import Stage, mask_channels, pad_channels
 
-__all__ = ["ZEROS_FOLLOW", "Piece", "agent_step_piece", "onnx_graphs", "stage_piece"]
+__all__ = [
+    "ZEROS_FOLLOW",
+    "Piece",
+    "add_constant",
+    "agent_step_piece",
+    "onnx_graphs",
+    "replace_node",
+    "stage_piece",
+]
 
 OPSET = 20
 #: Domain and type of the node that marks where a branch puts zeros for channels it lacks.
@@ -245,17 +253,10 @@ def _replace_flattening(node: ir.Node) -> None:
     if before is None or after is None:
         return
     if len(after) == 1 and after[0] == math.prod(before):
-        _replace(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}))
+        replace_node(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}))
     elif before[0] == after[0] and node.graph is not None:
-        sizes = ir.tensor(np.asarray([0, 0, *after[1:]], np.int64), name=f"{node.outputs[0].name}_sizes")
-        value = ir.Value(
-            name=sizes.name,
-            const_value=sizes,
-            shape=ir.Shape([len(after) + 1]),
-            type=ir.TensorType(sizes.dtype),
-        )
-        node.graph.register_initializer(value)
-        node.replace_input_with(1, value)
+        name = f"{node.outputs[0].name}_sizes"
+        node.replace_input_with(1, add_constant(node.graph, name, [0, 0, *after[1:]]))
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
 
 
@@ -268,13 +269,24 @@ def _replace_spatial_mean(node: ir.Node) -> None:
         return
     pooled = ir.node("GlobalAveragePool", [node.inputs[0]])
     if node.attributes.get_int("keepdims", 1):
-        _replace(node, pooled)
+        replace_node(node, pooled)
     else:
         node.graph.insert_before(node, pooled)  # type: ignore[union-attr]
-        _replace(node, ir.node("Flatten", [pooled.outputs[0]], {"axis": 1}))
+        replace_node(node, ir.node("Flatten", [pooled.outputs[0]], {"axis": 1}))
 
 
-def _replace(node: ir.Node, new: ir.Node) -> None:
+def add_constant(graph: ir.Graph | ir.Function, name: str, numbers: Sequence[int]) -> ir.Value:
+    """Give a graph an int64 initializer ``[len(numbers)]``."""
+    tensor = ir.tensor(np.asarray(numbers, np.int64), name=name)
+    value = ir.Value(
+        name=name, const_value=tensor, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def replace_node(node: ir.Node, new: ir.Node) -> None:
+    """Let a node of one output take another's place; the value keeps its name."""
     old_value, new_value = node.outputs[0], new.outputs[0]
     new_value.name, new_value.type, new_value.shape = old_value.name, old_value.type, old_value.shape
     if node.graph is not None:

@@ -24,6 +24,13 @@ _RESHAPES: tuple[Any, ...] = (
     "view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten",
 )  # fmt: skip
 _EXPANSIONS: tuple[Any, ...] = ("expand", "expand_as", "broadcast_to", torch.broadcast_to)
+_CONV_SETTINGS = ("stride", "padding", "dilation", "groups")
+#: Functions that subclasses of torch modules call, with the names of their arguments.
+_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    F.conv2d: ("input", "weight", "bias", *_CONV_SETTINGS),
+    F.linear: ("input", "weight", "bias"),
+}
 _BROADCASTING: tuple[Any, ...] = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
 
 
@@ -42,72 +49,49 @@ def modules_from_functions(root: nn.Module, graph: fx.Graph) -> None:
     """
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     for node in list(graph.nodes):
-        if node.op != "call_function":
+        names = _ARGUMENTS.get(node.target) if node.op == "call_function" else None
+        if names is None:
             continue
-        if node.target is F.batch_norm:
-            plain = _plain_batch_norm(root, node)
-        elif node.target in (F.conv2d, F.linear):
-            plain = _plain_layer(root, node)
-        else:
+        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        path = _owner(given)
+        if path is None or path in called:
             continue
-        if plain is None or plain[0] in called:
+        old = root.get_submodule(path)
+        module = _plain_module(node.target, old, given)
+        if module is None:
             continue
-        path, module = plain
         called.add(path)
-        for name, child in root.get_submodule(path).named_children():
+        for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            setattr(module, name, getattr(old, name))
+        for name, child in old.named_children():
             module.add_module(name, child)  # an activation, say, that the graph calls by its path
         root.set_submodule(path, module.eval())
         with graph.inserting_before(node):
-            call = graph.call_module(path, (node.args[0] if node.args else node.kwargs["input"],))
+            call = graph.call_module(path, (given["input"],))
         node.replace_all_uses_with(call)
         graph.erase_node(node)
 
 
-def _plain_batch_norm(root: nn.Module, node: fx.Node) -> tuple[str, nn.Module] | None:
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    path = _owner(given, ("running_mean", "running_var", "weight", "bias"))
-    old = None if path is None else root.get_submodule(path)
-    if path is None or not isinstance(old, nn.BatchNorm2d) or given.get("training", False) is not False:
-        return None
-    if not old.track_running_stats or isinstance(given.get("eps"), fx.Node):
-        return None
-    new = nn.BatchNorm2d(old.num_features, float(given.get("eps", 1e-5)), old.momentum, old.affine)
-    new.load_state_dict(old.state_dict(), strict=False)
-    _share(old, new)
-    return path, new
-
-
-def _plain_layer(root: nn.Module, node: fx.Node) -> tuple[str, nn.Module] | None:
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    path = _owner(given, ("weight", "bias"))
-    old = None if path is None else root.get_submodule(path)
-    if path is None:
-        return None
+def _plain_module(function: Any, old: nn.Module, given: dict[str, Any]) -> nn.Module | None:
+    """A module that does what ``function`` does with these arguments, its tensors yet to be set."""
     has_bias = given.get("bias") is not None
-    if isinstance(old, nn.Linear) and node.target is F.linear:
-        new: nn.Module = nn.Linear(old.in_features, old.out_features, has_bias)
-    elif isinstance(old, nn.Conv2d) and node.target is F.conv2d:
-        settings: dict[str, Any] = {
-            name: given.get(name, default)
-            for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
-        }
-        if any(isinstance(value, fx.Node) for value in settings.values()):
+    if function is F.batch_norm and isinstance(old, nn.BatchNorm2d) and old.track_running_stats:
+        if given.get("training", False) is not False or isinstance(given.get("eps"), fx.Node):
             return None
-        new = nn.Conv2d(
-            old.in_channels, old.out_channels, old.kernel_size, **settings, bias=has_bias  # type: ignore[arg-type]
-        )  # fmt: skip
-    else:
-        return None
-    _share(old, new)
-    return path, new
+        return nn.BatchNorm2d(old.num_features, float(given.get("eps", 1e-5)), old.momentum, old.affine)
+    if function is F.linear and isinstance(old, nn.Linear):
+        return nn.Linear(old.in_features, old.out_features, has_bias)
+    if function is F.conv2d and isinstance(old, nn.Conv2d):
+        settings = {name: given[name] for name in _CONV_SETTINGS if name in given}
+        if not any(isinstance(value, fx.Node) for value in settings.values()):
+            return nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, bias=has_bias, **settings)  # type: ignore[arg-type]
+    return None
 
 
-def _owner(given: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """The path of the module whose own parameters these are, whole and by their own names."""
+def _owner(given: dict[str, Any]) -> str | None:
+    """The path of the module whose own parameters are given, whole and by their own names."""
     paths = set()
-    for name in names:
+    for name in ("running_mean", "running_var", "weight", "bias"):
         source = given.get(name)
         if source is None:
             continue
@@ -118,13 +102,6 @@ def _owner(given: dict[str, Any], names: tuple[str, ...]) -> str | None:
             return None
         paths.add(path)
     return paths.pop() if len(paths) == 1 else None
-
-
-def _share(old: nn.Module, new: nn.Module) -> None:
-    for name, _ in list(new.named_parameters(recurse=False)):
-        setattr(new, name, getattr(old, name))
-    for name, _ in list(new.named_buffers(recurse=False)):
-        setattr(new, name, getattr(old, name))
 
 
 def take_apart_early(graph: fx.Graph) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,56 +80,49 @@ def build_model(source: str, arguments: Mapping[str, Any] | None = None) -> Sour
 
 
 def _torchvision_model(name: str, arguments: dict[str, Any]) -> SourcedModel:
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as err:
-        raise MissingRuntimeError(
-            f"torchvision cannot be imported ({err}); install the torchvision made for this torch "
-            f"({torch.__version__})"
-        ) from err
+    advice = f"install the torchvision made for this torch ({torch.__version__})"
+    models = _imported("torchvision", advice).models
     if name not in models.list_models(module=models):
-        close = ", ".join(models.list_models(module=models, include=f"*{name[:4]}*")[:_LISTED_KEYS])
-        raise InputError(f"torchvision has no classification model {name!r}; similar: {close or 'none'}")
+        close = models.list_models(module=models, include=f"*{name[:4]}*")
+        raise _unknown("torchvision has no classification model", name, close)
     if name in ("googlenet", "inception_v3"):
         arguments = {"init_weights": False, **arguments}  # slow, and the weights come from elsewhere
     module = models.get_model(name, weights=None, **arguments)
     preset = models.get_model_weights(name).DEFAULT.transforms()
     side = int(preset.crop_size[0])
-    return SourcedModel(
-        module,
-        Preprocessing(
-            colour="RGB",
-            size=(side, side),
-            shorter_side=max(int(preset.resize_size[0]), side),
-            mean=tuple(float(x) for x in preset.mean),
-            std=tuple(float(x) for x in preset.std),
-        ),
-    )
+    shorter_side = max(int(preset.resize_size[0]), side)
+    return SourcedModel(module, _preprocessing((side, side), shorter_side, preset.mean, preset.std))
 
 
 def _timm_model(name: str, arguments: dict[str, Any]) -> SourcedModel:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as err:
-        raise MissingRuntimeError(f"timm cannot be imported ({err}); pip install timm") from err
+    timm = _imported("timm", "pip install timm")
     if not timm.is_model(name.partition(".")[0]):
-        close = ", ".join(timm.list_models(f"*{name[:4]}*")[:_LISTED_KEYS])
-        raise InputError(f"timm has no model {name!r}; similar: {close or 'none'}")
+        raise _unknown("timm has no model", name, timm.list_models(f"*{name[:4]}*"))
     module = timm.create_model(name, pretrained=False, **arguments)
-    cfg: Mapping[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
+    cfg: Mapping[str, Any] = module.pretrained_cfg
     channels, height, width = (int(size) for size in cfg["input_size"])
     if channels != 3:
         return SourcedModel(module)
-    return SourcedModel(
-        module,
-        Preprocessing(
-            colour="RGB",
-            size=(height, width),
-            shorter_side=int(min(height, width) / float(cfg.get("crop_pct") or 1.0)),
-            mean=tuple(float(x) for x in cfg["mean"]),
-            std=tuple(float(x) for x in cfg["std"]),
-        ),
-    )
+    shorter_side = int(min(height, width) / float(cfg.get("crop_pct") or 1.0))
+    return SourcedModel(module, _preprocessing((height, width), shorter_side, cfg["mean"], cfg["std"]))
+
+
+def _imported(library: str, advice: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except (ImportError, RuntimeError) as err:
+        raise MissingRuntimeError(f"{library} cannot be imported ({err}); {advice}") from err
+
+
+def _unknown(complaint: str, name: str, close: Sequence[str]) -> InputError:
+    return InputError(f"{complaint} {name!r}; similar: {', '.join(close[:_LISTED_KEYS]) or 'none'}")
+
+
+def _preprocessing(
+    size: tuple[int, int], shorter_side: int, mean: Iterable[float], std: Iterable[float]
+) -> Preprocessing:
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    return Preprocessing(colour="RGB", size=size, shorter_side=shorter_side, mean=mean, std=std)
 
 
 def load_weights(
