@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -178,6 +179,28 @@ class InPlace(nn.Module):
         x = self.bn1(self.shared(x)) + self.bn2(self.shared(x * 0.5))
         x = x.add_(self.conv4(torch.relu_(self.conv3(x))))
         return self.fc(torch.flatten(input=F.adaptive_avg_pool2d(x * gain, 1), start_dim=1))
+
+
+class Net(nn.Module):
+    """``stem``, ``c``, ``d`` and ``modules``: what ``forward(net, x)`` makes of the stem's output ``x``."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.c = nn.Conv2d(8, 8, 3, padding=1)
+        self.d = nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 4)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(self, self.stem(x))
+
+
+def head(m: Any, x: Tensor) -> Tensor:
+    """The end of a :class:`Net`."""
+    return m.fc(x.mean((2, 3)))
 
 
 def chain(norm: bool) -> nn.Module:

@@ -7,30 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from networks import Net, head
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.channels import Channels
 from rnp_deploy.network.tracing import trace_backbone
 from rnp_deploy.network.widths import analyse_channels
 from rnp_deploy.pruning_settings import PruningSettings
-
-
-class Net(nn.Module):
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.c = nn.Conv2d(8, 8, 3, padding=1)
-        self.d = nn.Conv2d(8, 8, 1)
-        self.fc = nn.Linear(8, 4)
-        for name, module in modules.items():
-            self.add_module(name, module)
-        self._forward = forward
-
-    def forward(self, x):
-        return self._forward(self, self.stem(x))
-
-
-def head(m, x):
-    return m.fc(x.mean((2, 3)))
 
 
 def roles(forward, groups=4, **modules):
