@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from rnp_deploy.bundle.manifest import TensorManifest
 from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, add_constant, replace_node
 from rnp_deploy.network.channels import ParameterCut
-from rnp_deploy.network.stages import StageTensor
 
 __all__ = ["cut_branch", "loaded_weight_bytes"]
 
 
 def cut_branch(
     stage: ir.Model,
-    tensors: Sequence[StageTensor],
+    tensors: Sequence[TensorManifest],
     cuts: Mapping[str, Sequence[ParameterCut]],
     kept: Mapping[str, int],
     options: Mapping[int, int],

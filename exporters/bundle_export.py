@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 import torch
@@ -17,16 +16,16 @@ from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
 from rnp_deploy.bundle.manifest import (
     FORMAT_VERSION,
+    WEIGHTS_FILE,
     AgentManifest,
     AgentStepManifest,
     BranchManifest,
     Calibration,
-    ConvManifest,
     DecisionManifest,
     Manifest,
     Preprocessing,
     StageManifest,
-    TensorManifest,
+    Verification,
     check_description,
 )
 from rnp_deploy.bundle.reading import MANIFEST_FILE
@@ -34,11 +33,11 @@ from rnp_deploy.bundle.writing import describe_files, save_manifest
 from rnp_deploy.errors import InputError
 from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
 from rnp_deploy.exporters.stage_graph import Piece, agent_step_piece, onnx_graphs, stage_piece
-from rnp_deploy.exporters.verification import TOLERANCE, unverified, verify_bundle
+from rnp_deploy.exporters.verification import TOLERANCE, verify_bundle
 from rnp_deploy.exporters.weights import WeightFile
 from rnp_deploy.network.full_width_inputs import with_full_width_inputs
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
-from rnp_deploy.network.stages import Stage, StageTensor
+from rnp_deploy.network.stages import Stage
 from rnp_deploy.progress import Progress, no_progress
 
 __all__ = ["export_bundle"]
@@ -113,14 +112,20 @@ def export_bundle(
         pieces = [stage_piece(stage) for stage in torch_stages]
         models = onnx_graphs([*pieces, *kinds.values()])
         progress("tracing stages", len(torch_stages), len(torch_stages))
-        with WeightFile(folder) as weights:
+        with (folder / WEIGHTS_FILE).open("wb") as stream:
+            weights = WeightFile(stream)
             agents = dict(zip(kinds, models[len(pieces) :], strict=True))
             steps = tuple(_save_agent(network, agents, folder, weights))
             stages = tuple(_save_stages(network, torch_stages, models, folder, weights, progress))
-        manifest = _manifest(network, folder, steps, stages).model_copy(
-            update={"calibration": calibration, "preprocessing": preprocessing, "classes": classes}
+        manifest = _manifest(
+            network,
+            steps,
+            stages,
+            files=describe_files(folder),
+            calibration=calibration,
+            preprocessing=preprocessing,
+            classes=classes,
         )
-        manifest = Manifest.model_validate(manifest.model_dump())
         save_manifest(manifest, folder)
         if verify:
             verification = verify_bundle(network, torch_stages, manifest, folder, verify, progress)
@@ -217,7 +222,13 @@ def _save_stages(
                     weight_bytes=loaded_weight_bytes(branch),
                 )
             )
-        yield _stage_manifest(stage, tuple(branches))
+        yield StageManifest(
+            decision=stage.decision,
+            input_decisions=stage.input_decisions,
+            inputs=stage.inputs,
+            outputs=stage.outputs,
+            branches=tuple(branches),
+        )
         progress("exporting stages", stage.index + 1, len(stages))
 
 
@@ -239,31 +250,13 @@ def _save_model(model: ir.Model, file: Path) -> None:
     file.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def _stage_manifest(stage: Stage, branches: tuple[BranchManifest, ...]) -> StageManifest:
-    return StageManifest(
-        decision=stage.decision,
-        input_decisions=stage.input_decisions,
-        inputs=tuple(_tensor_manifest(tensor) for tensor in stage.inputs),
-        outputs=tuple(_tensor_manifest(tensor) for tensor in stage.outputs),
-        branches=branches,
-    )
-
-
-def _tensor_manifest(tensor: StageTensor) -> TensorManifest:
-    return TensorManifest(
-        name=tensor.name, shape=tensor.shape, follows=tensor.follows, axis=tensor.axis, sizes=tensor.sizes
-    )
-
-
 def _manifest(
     network: RuntimePrunedNetwork,
-    folder: Path,
     steps: tuple[AgentStepManifest, ...],
     stages: tuple[StageManifest, ...],
+    **more: Any,
 ) -> Manifest:
-    tensors: Mapping[str, TensorManifest] = {
-        tensor.name: tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)
-    }
+    tensors = {tensor.name: tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)}
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"rnp-deploy {__version__}",
@@ -278,12 +271,12 @@ def _manifest(
             steps=steps,
         ),
         agent_trained=network.agent.trained,
-        convolutions=tuple(ConvManifest(**dataclasses.asdict(role)) for role in network.analysis.roles),
+        convolutions=network.analysis.roles,
         decisions=tuple(
             DecisionManifest(conv=decision.conv, widths=decision.widths, stage=t + 1)
             for t, decision in enumerate(network.decisions)
         ),
         stages=stages,
-        files=describe_files(folder),
-        verification=unverified(TOLERANCE),
+        verification=Verification(samples=0, tolerance=TOLERANCE),
+        **more,
     )

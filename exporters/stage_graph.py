@@ -275,7 +275,7 @@ def _replace_spatial_mean(node: ir.Node) -> None:
         replace_node(node, ir.node("Flatten", [pooled.outputs[0]], {"axis": 1}))
 
 
-def add_constant(graph: ir.Graph | ir.Function, name: str, numbers: Sequence[int]) -> ir.Value:
+def add_constant(graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:
     """Give a graph an int64 initializer ``[len(numbers)]``."""
     tensor = ir.tensor(np.asarray(numbers, np.int64), name=name)
     value = ir.Value(

@@ -10,36 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnp_deploy.bundle.manifest import BranchManifest, Manifest, StageManifest, Verification
+from rnp_deploy.bundle.manifest import Manifest, TensorManifest, Verification
 from rnp_deploy.bundle.reading import open_bundle
 from rnp_deploy.controller import Controller
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engines import ort
 from rnp_deploy.errors import VerificationError
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
-from rnp_deploy.network.stages import Stage, StageTensor
+from rnp_deploy.network.stages import Stage
 from rnp_deploy.progress import Progress
 
-__all__ = ["TOLERANCE", "unverified", "verify_bundle"]
+__all__ = ["TOLERANCE", "verify_bundle"]
 
 #: Largest absolute error ÷ largest absolute activation that float32 rounding may cause.
 TOLERANCE = 1e-4
 _RANDOM_PATHS = 2
-
-
-def unverified(tolerance: float) -> Verification:
-    """The record of an export that was not verified."""
-    return Verification(
-        samples=0,
-        tolerance=tolerance,
-        branches=0,
-        max_branch_deviation=None,
-        worst_branch=None,
-        paths=0,
-        max_path_deviation=None,
-        agent_decisions=0,
-        agent_decisions_equal=0,
-    )
 
 
 def verify_bundle(
@@ -68,26 +53,24 @@ def verify_bundle(
         network, stages, manifest, ort.opener(bundle, ort.threads_in_use()), images, progress
     )
     with Controller(manifest, ort.opener(bundle, ort.threads_in_use())) as controller:
-        forced = [torch.ones_like(network.full_options(samples)), network.full_options(samples)]
-        forced += [network.random_options(samples, generator) for _ in range(_RANDOM_PATHS)]
+        full = network.full_options(samples)
+        paths = [torch.ones_like(full), full]
+        paths += [network.random_options(samples, generator) for _ in range(_RANDOM_PATHS)]
         path_deviation = 0.0
-        for options in forced:
-            result = controller.run(images.numpy(), options=options.numpy())
-            expected = network.run(images, options)
-            path_deviation = max(path_deviation, _path_deviation(result.outputs, expected, options))
-        result = controller.run(images.numpy())
+        for options in (*(path.numpy() for path in paths), None):  # None: the agent's own, last
+            result = controller.run(images.numpy(), options=options)
+            # A rounding error may tip a near tie, so outputs are compared at equal options.
+            taken = torch.from_numpy(result.options)
+            deviation = _path_deviation(result.outputs, network.run(images, taken), taken)
+            path_deviation = max(path_deviation, deviation)
         _, decided = network(images)
-        # A rounding error may tip a near tie, so outputs are compared at equal options.
-        taken = torch.from_numpy(result.options)
-        expected = network.run(images, taken)
-        path_deviation = max(path_deviation, _path_deviation(result.outputs, expected, taken))
     return Verification(
         samples=samples,
         tolerance=TOLERANCE,
         branches=manifest.branch_count(),
         max_branch_deviation=worst,
         worst_branch=worst_file,
-        paths=(len(forced) + 1) * samples,
+        paths=(len(paths) + 1) * samples,
         max_path_deviation=path_deviation,
         agent_decisions=int(decided.numel()),
         agent_decisions_equal=int((decided.numpy() == result.options).sum()),
@@ -108,7 +91,7 @@ def _verify_branches(
     for stage, described in zip(stages, manifest.stages, strict=True):
         inputs = [tensors[tensor.name] for tensor in stage.inputs]
         for branch in described.branches:
-            options = _options(described, branch)
+            options = dict(zip(stage.option_decisions, branch.options, strict=True))
             expected = stage.module(*inputs, *(torch.full((len(images),), o) for o in options.values()))
             engine = open_engine(branch.file)
             feeds = {tensor.name: _kept(tensors[tensor.name], tensor, options) for tensor in stage.inputs}
@@ -137,14 +120,7 @@ def _verify_branches(
     return worst, worst_file
 
 
-def _options(stage: StageManifest, branch: BranchManifest) -> dict[int, int]:
-    options = dict(zip(stage.input_decisions, branch.input_options, strict=True))
-    if stage.decision is not None and branch.output_option is not None:
-        options[stage.decision] = branch.output_option
-    return options
-
-
-def _kept(full: Tensor, tensor: StageTensor, options: Mapping[int, int]) -> NDArray[np.float32]:
+def _kept(full: Tensor, tensor: TensorManifest, options: Mapping[int, int]) -> NDArray[np.float32]:
     """What a branch has of a full-width tensor."""
     if tensor.follows is not None:
         full = full.narrow(tensor.axis, 0, tensor.sizes[options[tensor.follows] - 1])

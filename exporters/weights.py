@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -22,10 +20,13 @@ class WeightFile:
     """Writes arrays one after another and tells where they lie.
 
     Equal arrays are stored once. Offsets are multiples of 64 bytes.
+
+    Args:
+        stream: Of the new file; the caller closes it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._stream = (folder / WEIGHTS_FILE).open("wb")
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
         self._offsets: dict[tuple[str, bytes], int] = {}
 
     def add(self, name: str, array: NDArray[Any]) -> ir.ExternalTensor:
@@ -44,11 +45,3 @@ class WeightFile:
             shape=ir.Shape(array.shape),
             name=name,
         )
-
-    def __enter__(self) -> WeightFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stream.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rnp_deploy.errors import InputError
 
 __all__ = ["PruningSettings", "option_widths"]
 
@@ -38,6 +40,16 @@ class PruningSettings(BaseModel):
     align: Annotated[int, Field(ge=1, le=2**14)] = 8
     granularity: Literal["conv", "block"] = "conv"
     min_macs_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+
+    @classmethod
+    def checked(cls, **values: Any) -> PruningSettings:
+        """Make settings; raises InputError, which names the value that is out of range."""
+        try:
+            return cls(**values)
+        except ValidationError as err:
+            first = err.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{where} is {first['input']!r}: {first['msg']}") from err
 
     def groups_of(self, conv: str) -> int:
         """The number of options of a convolution."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from rnp_deploy.tools.model_options import (
 
 if TYPE_CHECKING:
     from rnp_deploy.network.checkpoint import Checkpoint
-    from rnp_deploy.network.runtime_pruned import Explanation
 
 __all__ = ["main"]
 
@@ -77,7 +75,11 @@ def main(
     from rnp_deploy.exporters import export_bundle
 
     if explain:
-        _print_explanation(_load(checkpoint, **backbone).network.explain(), as_json)
+        explanation = _load(checkpoint, **backbone).network.explain()
+        if as_json:
+            print_json([role.model_dump(mode="json") for role in explanation])
+        else:
+            click.echo(str(explanation))
         return
     if output is None:
         raise click.UsageError("pass -o BUNDLE, the directory to write, or --explain")
@@ -158,13 +160,6 @@ def _modes(pairs: tuple[str, ...], rest: str) -> dict[str, str]:
         raise InputError(f"--branches-for {' '.join(pairs)}: use PATTERN=pairs or PATTERN=outputs")
     modes.setdefault("*", rest)
     return modes
-
-
-def _print_explanation(explanation: Explanation, as_json: bool) -> None:
-    if as_json:
-        print_json([dataclasses.asdict(role) for role in explanation])
-    else:
-        click.echo(str(explanation))
 
 
 if __name__ == "__main__":

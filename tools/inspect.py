@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import check_sizes, open_bundle, read_manifest
+from rnp_deploy.explanation import Explanation
 from rnp_deploy.tools.command import RnpCommand, print_json, print_table
 
 __all__ = ["main"]
@@ -29,7 +30,10 @@ def main(path: Path, check: bool, convs: bool, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    print_table(_conv_table(report) if convs else _table(report))
+    if convs:
+        click.echo(str(Explanation(manifest.convolutions)))
+    else:
+        print_table(_table(report))
     click.echo(_summary(report))
 
 
@@ -115,17 +119,6 @@ def _cost(manifest: Manifest, *, everything: bool) -> dict[str, Any]:
         "weight_bytes": sum(branch.weight_bytes for branch in kept),
         "macs_by_option": macs,
     }
-
-
-def _conv_table(report: dict[str, Any]) -> Table:
-    table = Table("convolution", "role", "MMACs", "decision", "widths", "why")
-    for conv in report["convolutions"]:
-        decision = "" if conv["decision"] is None else str(conv["decision"])
-        widths = " ".join(map(str, conv["widths"] or []))
-        table.add_row(
-            conv["conv"], conv["role"], f"{conv['macs'] / 1e6:.3f}", decision, widths, conv["reason"]
-        )
-    return table
 
 
 def _table(report: dict[str, Any]) -> Table:

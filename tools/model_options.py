@@ -124,27 +124,13 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def settings_from(
-    groups: int,
-    groups_for: Sequence[str],
-    skip: Sequence[str],
-    align: int,
-    granularity: str,
-    min_macs_share: float,
-) -> PruningSettings:
+def settings_from(groups_for: Sequence[str], skip: Sequence[str], **values: Any) -> PruningSettings:
     """The pruning options as one value; raises InputError."""
     overrides = _parse_pairs(groups_for)
     try:
-        return PruningSettings(
-            groups=groups,
-            overrides=overrides,
-            skip=tuple(skip),
-            align=align,
-            granularity=granularity,  # type: ignore[arg-type]
-            min_macs_share=min_macs_share,
-        )
-    except ValidationError as err:
-        raise InputError(f"--groups-for {' '.join(groups_for)}: {err.errors()[0]['msg']}") from err
+        return PruningSettings.checked(overrides=overrides, skip=tuple(skip), **values)
+    except InputError as err:  # click has checked the others
+        raise InputError(f"--groups-for {' '.join(groups_for)}: {err}") from err
 
 
 def _parse_pairs(pairs: Sequence[str]) -> dict[str, int]:

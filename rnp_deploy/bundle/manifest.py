@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,10 +43,14 @@ class _Frozen(BaseModel):
 
 
 class TensorManifest(_Frozen):
-    """A tensor; ``shape`` leaves out the batch axis N, which comes first and is dynamic.
+    """A tensor on the edge of a stage.
 
-    Where ``follows`` names a decision, ``axis``, counted with N as 0, holds ``sizes[option-1]``
-    values in a branch; ``shape`` is the full width.
+    Attributes:
+        name: Unique within the network.
+        shape: Full-width shape without the batch axis N, which comes first and is dynamic.
+        follows: The decision whose option sets the size of ``axis``, or None: full width.
+        axis: Counted with N as 0.
+        sizes: By option of that decision, the size of ``axis``; empty where none is followed.
     """
 
     name: str
@@ -55,6 +59,14 @@ class TensorManifest(_Frozen):
     follows: Count | None = None
     axis: Size = 1
     sizes: tuple[Size, ...] = ()
+
+    def shape_at(self, options: Mapping[int, int]) -> tuple[int, ...]:
+        """The shape, without the batch axis, for decision → option."""
+        if self.follows is None or self.follows not in options:
+            return self.shape
+        shape = list(self.shape)
+        shape[self.axis - 1] = self.sizes[options[self.follows] - 1]
+        return tuple(shape)
 
 
 class DecisionManifest(_Frozen):
@@ -72,9 +84,18 @@ class DecisionManifest(_Frozen):
 
 
 class ConvManifest(_Frozen):
-    """What became of one convolution of the network, and why.
+    """What becomes of one convolution, and why.
 
-    ``macs`` at full width, per sample. A ``prunable`` one has its ``decision`` and ``widths``.
+    Attributes:
+        conv: Module path. A linear layer over the last axis of ``[N, H, W, C]`` is a
+            pointwise convolution and listed too.
+        role: ``"prunable"``: an option is chosen for it. ``"follower"``: it is as wide as a
+            prunable one before it. ``"whole"``: its output channels are always all computed,
+            though it may read fewer.
+        reason: In words.
+        macs: Multiply-accumulates at full width for one image.
+        decision: Of a prunable one, the decision that chooses its option.
+        widths: Of a prunable one, its channels by option.
     """
 
     conv: str
@@ -97,6 +118,12 @@ class BranchManifest(_Frozen):
     macs: Count
     weight_bytes: Count
 
+    @property
+    def options(self) -> tuple[int, ...]:
+        """The options it is for: of the stage's input decisions, then of its own."""
+        own = () if self.output_option is None else (self.output_option,)
+        return (*self.input_options, *own)
+
 
 class StageManifest(_Frozen):
     """A piece of network from one decision to the next."""
@@ -106,6 +133,11 @@ class StageManifest(_Frozen):
     inputs: tuple[TensorManifest, ...]
     outputs: tuple[TensorManifest, ...]
     branches: Annotated[tuple[BranchManifest, ...], Field(min_length=1)]
+
+    @property
+    def option_decisions(self) -> tuple[int, ...]:
+        """The decisions whose options the stage depends on: its inputs', then its own."""
+        return self.input_decisions if self.decision is None else (*self.input_decisions, self.decision)
 
 
 class AgentStepManifest(_Frozen):
@@ -147,13 +179,13 @@ class Verification(_Frozen):
 
     samples: Count
     tolerance: Finite
-    branches: Count
-    max_branch_deviation: Finite | None
-    worst_branch: str | None
-    paths: Count
-    max_path_deviation: Finite | None
-    agent_decisions: Count
-    agent_decisions_equal: Count
+    branches: Count = 0
+    max_branch_deviation: Finite | None = None
+    worst_branch: str | None = None
+    paths: Count = 0
+    max_path_deviation: Finite | None = None
+    agent_decisions: Count = 0
+    agent_decisions_equal: Count = 0
 
 
 class Preprocessing(_Frozen):
@@ -343,14 +375,13 @@ class Manifest(_Frozen):
             raise ValueError(f"stage {s} gives {tensor.name!r} in sizes that do not fit")
 
     def _check_branches(self, s: int, stage: StageManifest) -> None:
-        keys = {(branch.input_options, branch.output_option) for branch in stage.branches}
-        own = () if stage.decision is None else (stage.decision,)
-        most = [self.option_counts[t] for t in (*stage.input_decisions, *own)]
+        keys = {branch.options for branch in stage.branches}
+        most = [self.option_counts[t] for t in stage.option_decisions]
         wanted = math.prod(most)
-        for options, option in keys:
-            taken = options if option is None else (*options, option)
+        for branch in stage.branches:
+            options, option = branch.input_options, branch.output_option
             fits = len(options) == len(stage.input_decisions) and (option is None) == (stage.decision is None)
-            if not fits or any(o > k for o, k in zip(taken, most, strict=True)):
+            if not fits or any(o > k for o, k in zip(branch.options, most, strict=True)):
                 raise ValueError(f"stage {s} has a branch for options {options} → {option}")
         if len(keys) != len(stage.branches) or len(keys) != wanted:
             raise ValueError(f"stage {s} has {len(keys)} of {wanted} branches")
@@ -384,14 +415,8 @@ class Manifest(_Frozen):
 
     def branch(self, stage: int, options: Sequence[int]) -> BranchManifest:
         """The branch a sample with these options, one per decision, takes in a stage."""
-        description = self.stages[stage]
-        inputs = tuple(options[t] for t in description.input_decisions)
-        own = None if description.decision is None else options[description.decision]
-        return next(
-            branch
-            for branch in description.branches
-            if branch.input_options == inputs and branch.output_option == own
-        )
+        taken = tuple(options[t] for t in self.stages[stage].option_decisions)
+        return next(branch for branch in self.stages[stage].branches if branch.options == taken)
 
     def path_macs(self, options: Sequence[int]) -> int:
         """Backbone MACs of one sample that takes these options, one per decision."""

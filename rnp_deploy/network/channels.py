@@ -14,15 +14,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from torch import fx, nn
 
+from rnp_deploy.bundle.manifest import ConvManifest
 from rnp_deploy.network.tracing import Trace
 
-__all__ = ["CHANNEL_AXIS", "ChannelAnalysis", "Channels", "ConvRole", "ParameterCut", "Pass", "Role"]
-
-Role: TypeAlias = Literal["prunable", "follower", "whole"]
+__all__ = ["CHANNEL_AXIS", "ChannelAnalysis", "Channels", "ParameterCut", "Pass"]
 
 #: C in ``[N, C, H, W]``
 CHANNEL_AXIS = 1
@@ -72,30 +70,6 @@ class ParameterCut:
 
 
 @dataclass(frozen=True)
-class ConvRole:
-    """What becomes of one convolution, and why, in words.
-
-    Attributes:
-        conv: Module path. A linear layer over the last axis of ``[N, H, W, C]`` is a
-            pointwise convolution and listed too.
-        role: ``"prunable"``: an option is chosen for it. ``"follower"``: it is as wide as a
-            prunable one before it. ``"whole"``: its output channels are always all computed,
-            though it may read fewer.
-        reason: In words.
-        macs: Multiply-accumulates at full width for one image.
-        decision: Of a prunable one, the decision that chooses its option.
-        widths: Of a prunable one, its channels by option.
-    """
-
-    conv: str
-    role: Role
-    reason: str
-    macs: int
-    decision: int | None = None
-    widths: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
 class ChannelAnalysis:
     """What becomes of every convolution, and what follows from it.
 
@@ -113,7 +87,7 @@ class ChannelAnalysis:
         cuts: Every parameter and buffer that shrinks with a prunable convolution.
     """
 
-    roles: tuple[ConvRole, ...]
+    roles: tuple[ConvManifest, ...]
     blocks: tuple[tuple[str, ...], ...]
     widths: Mapping[str, tuple[int, ...]]
     units: Mapping[str, int]

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from rnp_deploy.network.stages import Stage, StageTensor, mask_channels, pad_channels
+from rnp_deploy.bundle.manifest import TensorManifest
+from rnp_deploy.network.stages import Stage, mask_channels, pad_channels
 
 __all__ = ["with_full_width_inputs"]
 
@@ -55,8 +56,8 @@ def with_full_width_inputs(stages: tuple[Stage, ...], chosen: Collection[int]) -
     return tuple(_giving_full(stage, wide, narrow) for stage in rewritten)
 
 
-def _full(tensor: StageTensor) -> StageTensor:
-    return StageTensor(f"{tensor.name}_full", tensor.shape)
+def _full(tensor: TensorManifest) -> TensorManifest:
+    return TensorManifest(name=f"{tensor.name}_full", shape=tensor.shape)
 
 
 def _keeps_zeros(stage: Stage, followed: set[str]) -> bool:

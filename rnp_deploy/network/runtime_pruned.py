@@ -6,38 +6,22 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, fx, nn
 
 from rnp_deploy.errors import InputError, NothingPrunableError, TracingError
+from rnp_deploy.explanation import Explanation
 from rnp_deploy.network.agent import PENALTY_RANGE, Agent, StepOutput
-from rnp_deploy.network.channels import ChannelAnalysis, ConvRole
-from rnp_deploy.network.macs import layer_macs
+from rnp_deploy.network.channels import ChannelAnalysis
 from rnp_deploy.network.ordering import filter_order, reorder_channels
 from rnp_deploy.network.stages import Decision, Stage, cut_stages
 from rnp_deploy.network.tracing import same_outputs, trace_backbone
 from rnp_deploy.network.widths import analyse_channels
 from rnp_deploy.pruning_settings import PruningSettings
 
-__all__ = ["Explanation", "RuntimePrunedNetwork"]
+__all__ = ["RuntimePrunedNetwork"]
 
 #: (decision t, its pooled features ``[N, C_in]``) → options ``[N]`` in 1..k.
 ChooseOption = Callable[[int, Tensor], Tensor]
-
-
-class Explanation(tuple[ConvRole, ...]):
-    """One :class:`ConvRole` per convolution; as text, a table."""
-
-    def __str__(self) -> str:
-        total = sum(role.macs for role in self) or 1
-        rows = [("convolution", "role", "MACs", "decision", "widths", "why")]
-        for role in self:
-            decision = "" if role.decision is None else str(role.decision)
-            widths = " ".join(map(str, role.widths or ()))
-            rows.append((role.conv, role.role, f"{role.macs / total:.1%}", decision, widths, role.reason))
-        lengths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(cell.ljust(n) for cell, n in zip(row, lengths, strict=True)) for row in rows)
-        return "\n".join(line.rstrip() for line in lines)
 
 
 class RuntimePrunedNetwork(nn.Module):
@@ -80,7 +64,16 @@ class RuntimePrunedNetwork(nn.Module):
         self.settings = settings
         self.groups = max(len(decision.widths) for decision in decisions)
         self.input_shape = input_shape
-        self._layers = tuple(layer_macs(analysis, stage.module.graph) for stage in stages)
+        cuts = analysis.cuts_by_name
+        #: By stage, for each layer that multiplies: its MACs, and the convolutions its weight shrinks with.
+        self._layers = tuple(
+            [
+                (node.meta["macs"], [cut.conv for cut in cuts.get(f"{node.target}.weight", ())])
+                for node in stage.module.graph.nodes
+                if node.meta.get("macs")
+            ]
+            for stage in stages
+        )
 
     @classmethod
     def from_backbone(  # noqa: PLR0913 - settings by name, each of its own
@@ -127,19 +120,14 @@ class RuntimePrunedNetwork(nn.Module):
         """
         if isinstance(skip, str):
             raise InputError(f"skip is {skip!r}; pass a sequence of patterns, [{skip!r}]")
-        try:
-            settings = PruningSettings(
-                groups=groups,
-                overrides=dict(overrides or {}),
-                skip=tuple(skip),
-                align=align,
-                granularity=granularity,  # type: ignore[arg-type]
-                min_macs_share=min_macs_share,
-            )
-        except ValidationError as err:
-            first = err.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{where} is {first['input']!r}: {first['msg']}") from err
+        settings = PruningSettings.checked(
+            groups=groups,
+            overrides=dict(overrides or {}),
+            skip=tuple(skip),
+            align=align,
+            granularity=granularity,
+            min_macs_share=min_macs_share,
+        )
         return cls.from_settings(
             backbone,
             example_input,
@@ -327,16 +315,21 @@ class RuntimePrunedNetwork(nn.Module):
     def stage_macs(self, stage: int, options: Mapping[int, int]) -> int:
         """Multiply-accumulates of one stage for one sample.
 
+        A convolution costs ``out_channels · in_channels/groups · kH · kW · H_out · W_out``, a
+        linear layer ``out · in`` per position, a matrix product likewise. Biases, norms and
+        activations count nothing, as in the paper's tables.
+
         Args:
             stage: Its index.
             options: Decision → option; what follows another decision counts at full width.
         """
-        widths = {
-            pruned.conv: (pruned.widths[option - 1], pruned.widths[-1])
-            for t, option in options.items()
-            for pruned in self.decisions[t].convs
-        }
-        return sum(layer.at(widths) for layer in self._layers[stage])
+        kept = {conv: width for t, j in options.items() for conv, width in self.decisions[t].kept(j).items()}
+        full, total = self.analysis.widths, 0
+        for macs, convs in self._layers[stage]:
+            for conv in convs:
+                macs = macs * kept.get(conv, full[conv][-1]) // full[conv][-1]
+            total += macs
+        return total
 
     @property
     def option_counts(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from rnp_deploy.bundle.manifest import TensorManifest
 from rnp_deploy.errors import TracingError
 from rnp_deploy.network.channels import CHANNEL_AXIS, ChannelAnalysis, Channels
 from rnp_deploy.network.graph_rewriting import tensor_shape
@@ -17,7 +18,6 @@ __all__ = [
     "Decision",
     "PrunedConv",
     "Stage",
-    "StageTensor",
     "cut_stages",
     "mask_channels",
     "pad_channels",
@@ -76,33 +76,6 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class StageTensor:
-    """A tensor on the edge of a stage.
-
-    Attributes:
-        name: Unique within the network.
-        shape: Full-width shape without the batch axis.
-        follows: The decision whose option sets the size of ``axis``, or None: full width.
-        axis: Counted with the batch axis.
-        sizes: By option of that decision, the size of ``axis``; empty where none is followed.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    follows: int | None = None
-    axis: int = CHANNEL_AXIS
-    sizes: tuple[int, ...] = ()
-
-    def shape_at(self, options: Mapping[int, int]) -> tuple[int, ...]:
-        """The shape, without the batch axis, for decision → option."""
-        if self.follows is None or self.follows not in options:
-            return self.shape
-        shape = list(self.shape)
-        shape[self.axis - 1] = self.sizes[options[self.follows] - 1]
-        return tuple(shape)
-
-
-@dataclass(frozen=True)
 class Stage:
     """A piece of backbone between two decisions.
 
@@ -119,8 +92,8 @@ class Stage:
     index: int
     decision: int | None
     input_decisions: tuple[int, ...]
-    inputs: tuple[StageTensor, ...]
-    outputs: tuple[StageTensor, ...]
+    inputs: tuple[TensorManifest, ...]
+    outputs: tuple[TensorManifest, ...]
     module: fx.GraphModule
 
     @property
@@ -207,7 +180,7 @@ class _Edges:
         self._decision_of = {conv: t for t, block in enumerate(analysis.blocks) for conv in block}
         self._widths = analysis.widths
         self._padded: dict[fx.Node, fx.Node] = {}
-        self.pooled: dict[fx.Node, StageTensor] = {}
+        self.pooled: dict[fx.Node, TensorManifest] = {}
         self.constants: dict[fx.Node, None] = {}  # in execution order
         for node in graph.nodes:
             if node.op not in ("placeholder", "output") and all(
@@ -217,7 +190,7 @@ class _Edges:
         with graph.inserting_before(next(iter(graph.nodes))):
             self.options = tuple(graph.placeholder(f"option_{t}") for t in range(len(analysis.blocks)))
 
-    def tensor(self, node: fx.Node) -> StageTensor:
+    def tensor(self, node: fx.Node) -> TensorManifest:
         """Describe the tensor a node makes.
 
         Raises:
@@ -239,10 +212,9 @@ class _Edges:
             name = "outputs"
         channels = self._follows.get(node.name)
         if channels is None:
-            return StageTensor(name, shape[1:])
-        return StageTensor(
-            name, shape[1:], self._decision_of[channels.conv], channels.axis, self._sizes(channels)
-        )
+            return TensorManifest(name=name, shape=shape[1:])
+        decision, sizes = self._decision_of[channels.conv], self._sizes(channels)
+        return TensorManifest(name=name, shape=shape[1:], follows=decision, axis=channels.axis, sizes=sizes)
 
     def decisions_of(self, nodes: Sequence[fx.Node]) -> set[int]:
         """The decisions that set the size of a tensor among these nodes or their inputs."""
@@ -267,7 +239,7 @@ class _Edges:
         if source.name in self._follows:
             with self._graph.inserting_after(pooled):
                 pooled = self._call(pad_channels, pooled, self._follows[source.name].at(CHANNEL_AXIS))
-        self.pooled[pooled] = StageTensor(name, (shape[axis],))
+        self.pooled[pooled] = TensorManifest(name=name, shape=(shape[axis],))
         return pooled
 
     def mask_input(self, reader: fx.Node) -> fx.Node:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from torch import fx
 
+from rnp_deploy.bundle.manifest import ConvManifest
 from rnp_deploy.errors import InputError
 from rnp_deploy.network.channel_rules import is_merge, visit
-from rnp_deploy.network.channels import ChannelAnalysis, ConvRole, ParameterCut, Pass
+from rnp_deploy.network.channels import ChannelAnalysis, ParameterCut, Pass
 from rnp_deploy.network.graph_rewriting import tensor_shape
 from rnp_deploy.network.tracing import Trace
 from rnp_deploy.pruning_settings import PruningSettings, option_widths
@@ -147,20 +148,21 @@ def _role(
     why: Mapping[str, str],
     blocks: tuple[tuple[str, ...], ...],
     widths: Mapping[str, tuple[int, ...]],
-) -> ConvRole:
+) -> ConvManifest:
     macs = state.layers[conv]
     if conv in widths:
         decision = next(t for t, block in enumerate(blocks) if conv in block)
         reason = "only convolutions and linear layers read its channels"
         if any(state.leader(producer) == conv for _, producer in state.padded):
             reason = "convolutions and linear layers read its channels, concatenations take them padded"
-        return ConvRole(conv, "prunable", reason, macs, decision, widths[conv])
+        return ConvManifest(
+            conv=conv, role="prunable", reason=reason, macs=macs, decision=decision, widths=widths[conv]
+        )
+    reason = state.whole.get(conv) or why.get(conv, "what it reads is laid out in a way not understood")
     if conv in state.followers:
         leader = state.leader(state.followers[conv])
         kind = "a gate" if conv in state.joined else "grouped or depthwise"
         if leader in widths:
-            return ConvRole(conv, "follower", f"{kind}: follows {leader}", macs)
+            return ConvManifest(conv=conv, role="follower", reason=f"{kind}: follows {leader}", macs=macs)
         reason = state.whole.get(conv) or f"{kind}, and {leader}, which it would follow, is whole"
-        return ConvRole(conv, "whole", reason, macs)
-    reason = state.whole.get(conv) or why.get(conv, "what it reads is laid out in a way not understood")
-    return ConvRole(conv, "whole", reason, macs)
+    return ConvManifest(conv=conv, role="whole", reason=reason, macs=macs)

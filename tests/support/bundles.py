@@ -88,17 +88,7 @@ def small_manifest() -> Manifest:
             ),
         ),
         files=tuple(FileManifest(path=path, bytes=1, sha256="0" * 64) for path in (*graphs, "weights.bin")),
-        verification=Verification(
-            samples=0,
-            tolerance=1e-4,
-            branches=0,
-            max_branch_deviation=None,
-            worst_branch=None,
-            paths=0,
-            max_path_deviation=None,
-            agent_decisions=0,
-            agent_decisions_equal=0,
-        ),
+        verification=Verification(samples=0, tolerance=1e-4),
     )
 
 

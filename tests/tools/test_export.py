@@ -17,9 +17,8 @@ import torch
 from commands import failure, success
 from networks import undecided
 from rnp_deploy import Controller
-from rnp_deploy.bundle.manifest import Preprocessing
+from rnp_deploy.bundle.manifest import Preprocessing, Verification
 from rnp_deploy.bundle.reading import read_manifest
-from rnp_deploy.exporters.verification import unverified
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.checkpoint import Architecture, Checkpoint, save_checkpoint
 from rnp_deploy.tools.export import main
@@ -90,7 +89,9 @@ def test_people_get_a_line_and_the_flags_reach_the_library(saved, bundle, tmp_pa
 
     def export(network, path, overwrite, **options):
         calls.append((path, overwrite, options["verify"]))
-        return read_manifest(bundle[0]).model_copy(update={"verification": unverified(1e-4)})
+        return read_manifest(bundle[0]).model_copy(
+            update={"verification": Verification(samples=0, tolerance=1e-4)}
+        )
 
     monkeypatch.setattr("rnp_deploy.exporters.export_bundle", export)
     shutil.copytree(bundle[0], tmp_path / "bundle")

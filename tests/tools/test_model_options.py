@@ -49,7 +49,9 @@ def test_arguments_without_a_name_are_refused(pair):
 
 
 def settings(*groups_for):
-    return settings_from(4, groups_for, ["layer3.*"], 16, "block", 0.01)
+    return settings_from(
+        groups_for, ["layer3.*"], groups=4, align=16, granularity="block", min_macs_share=0.01
+    )
 
 
 def test_the_pruning_options_as_settings():
