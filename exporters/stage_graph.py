@@ -139,18 +139,15 @@ def _unmasked(stage: Stage) -> fx.GraphModule:
     Where zeros have to stand, a placeholder remembers how many.
     """
     module = fx.GraphModule(stage.module, copy.deepcopy(stage.module.graph))
-    for node in list(module.graph.nodes):
-        new: Any = node.args[0] if node.target is mask_channels else None
-        if node.target is pad_channels:
+    for node in reversed(module.graph.nodes):  # an option after all that read it
+        if node.target is mask_channels:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif node.target is pad_channels:
             x, option, sizes, axis = node.args
             decision = int(str(option).removeprefix("option_"))
-            with module.graph.inserting_before(node):
-                new = module.graph.call_function(_zeros_follow, (x, decision, axis, list(sizes)))
-        if new is not None:
-            node.replace_all_uses_with(new)
-            module.graph.erase_node(node)
-    for node in list(module.graph.nodes):
-        if node.op == "placeholder" and not node.users and node.name.startswith("option_"):
+            node.target, node.args = _zeros_follow, (x, decision, axis, list(sizes))
+        elif node.op == "placeholder" and not node.users and node.name.startswith("option_"):
             module.graph.erase_node(node)
     _fold_batch_norms(module)
     module.graph.lint()

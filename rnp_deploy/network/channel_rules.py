@@ -6,7 +6,6 @@ A rule returns the channels of the operation's result, None for a full-width res
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any, Final, TypeAlias
 
@@ -194,13 +193,7 @@ def _visit_conv(state: Pass, node: fx.Node, path: str, conv: nn.Conv2d, channels
         state.whole.setdefault(path, f"grouped (groups={conv.groups}), and the tensor it reads is whole")
         return None
     # Groups of the convolution stay or go whole, and with them what their inputs were made from.
-    per_group_in, per_group_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
-    together = math.lcm(channels.repeat, per_group_in)
-    followed = Channels(
-        channels.conv,
-        channels.unit * together // channels.repeat,
-        together // per_group_in * per_group_out,
-    )
+    followed = channels.through(conv.in_channels // conv.groups, conv.out_channels // conv.groups)
     state.followers[path] = channels.conv
     state.cut(path, followed, "weight", "bias")
     return followed
@@ -265,7 +258,7 @@ def _visit_reshape(node: fx.Node, channels: Channels) -> Result:
     if before is None or after is None or before[0] != after[0]:
         return NOT_UNDERSTOOD
     if len(after) == 2 and after[1] % before[1] == 0:
-        return channels.times(after[1] // before[1])
+        return channels.through(1, after[1] // before[1])
     return channels if before[:2] == after[:2] else NOT_UNDERSTOOD
 
 
@@ -310,19 +303,16 @@ def _visit_concatenation(state: Pass, node: fx.Node, inputs: list[Channels | Non
 
 
 def _visit_arithmetic(state: Pass, node: fx.Node, inputs: list[Channels | None]) -> Result:
-    first, second = node.all_input_nodes
-    a, b = inputs
-    if a is None or b is None:
-        followed, other = (a, second) if a is not None else (b, first)
-        if followed is None:
-            return None
-        own = first if followed is a else second
-        if len(tensor_shape(own) or ()) != len(tensor_shape(node) or ()):
-            return NOT_UNDERSTOOD
-        return followed if _fits_cut(state, node, followed, other) else NOT_UNDERSTOOD
-    if len(tensor_shape(first) or ()) != len(tensor_shape(second) or ()) or a.axis != b.axis:
-        return NOT_UNDERSTOOD
-    if (tensor_shape(first) or ())[a.axis] != (tensor_shape(second) or ())[b.axis]:
+    (first, second), (a, b) = node.all_input_nodes, inputs
+    if a is None:
+        first, second, a, b = second, first, b, a
+    if a is None:
+        return None
+    shape, other = tensor_shape(first) or (), tensor_shape(second) or ()
+    if b is None:
+        fits = len(shape) == len(tensor_shape(node) or ()) and _fits_cut(state, node, a, second)
+        return a if fits else NOT_UNDERSTOOD
+    if len(shape) != len(other) or a.axis != b.axis or shape[a.axis] != other[b.axis]:
         return NOT_UNDERSTOOD
     if state.resolved(a) == state.resolved(b):
         return a  # x * sigmoid(x): one producer, still per channel

@@ -46,9 +46,10 @@ class Channels:
         """Values on the axis where ``width`` channels of the convolution are kept."""
         return width // self.unit * self.repeat
 
-    def times(self, factor: int) -> Channels:
-        """Every value has become ``factor`` values."""
-        return Channels(self.conv, self.unit, self.repeat * factor, self.axis)
+    def through(self, taken: int, made: int, axis: int = CHANNEL_AXIS) -> Channels:
+        """Every ``taken`` values in a row have become ``made`` values."""
+        together = math.lcm(self.repeat, taken)
+        return Channels(self.conv, self.unit * together // self.repeat, together // taken * made, axis)
 
     def at(self, axis: int) -> Channels:
         """The same on another axis."""
@@ -185,15 +186,7 @@ class Pass:
     def resolved(self, channels: Channels) -> Channels:
         """The same channels, in terms of the convolution whose option counts."""
         while channels.conv in self.joined:
-            earlier = self.joined[channels.conv]
-            # every earlier.unit channels ↔ earlier.repeat channels of conv, taken channels.unit at a time
-            together = math.lcm(earlier.repeat, channels.unit)
-            channels = Channels(
-                earlier.conv,
-                earlier.unit * together // earlier.repeat,
-                channels.repeat * together // channels.unit,
-                channels.axis,
-            )
+            channels = self.joined[channels.conv].through(channels.unit, channels.repeat, channels.axis)
         return channels
 
     def join(self, a: Channels, b: Channels) -> Channels | None:

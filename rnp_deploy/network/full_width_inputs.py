@@ -82,14 +82,13 @@ def _taking_full(stage: Stage) -> Stage:
     module = fx.GraphModule(stage.module, copy.deepcopy(stage.module.graph))
     dropped = {f"option_{t}" for t in stage.input_decisions}
     followed = {t.name for t in stage.inputs if t.follows is not None}
-    for node in list(module.graph.nodes):
+    for node in reversed(module.graph.nodes):  # an option after all that read it
         if node.target in (mask_channels, pad_channels) and str(node.args[1]) in dropped:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.op == "placeholder" and node.target in followed:
             node.target = node.name = f"{node.target}_full"
-    for node in list(module.graph.nodes):
-        if node.op == "placeholder" and node.target in dropped:
+        elif node.op == "placeholder" and node.target in dropped:
             module.graph.erase_node(node)
     module.recompile()
     inputs = tuple(t if t.follows is None else _full(t) for t in stage.inputs)

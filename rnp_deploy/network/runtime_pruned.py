@@ -14,7 +14,7 @@ from rnp_deploy.network.agent import PENALTY_RANGE, Agent, StepOutput
 from rnp_deploy.network.channels import ChannelAnalysis
 from rnp_deploy.network.ordering import filter_order, reorder_channels
 from rnp_deploy.network.stages import Decision, Stage, cut_stages
-from rnp_deploy.network.tracing import same_outputs, trace_backbone
+from rnp_deploy.network.tracing import Trace, same_outputs, trace_backbone
 from rnp_deploy.network.widths import analyse_channels
 from rnp_deploy.pruning_settings import PruningSettings
 
@@ -157,9 +157,7 @@ class RuntimePrunedNetwork(nn.Module):
                 f"no convolution of {type(backbone).__name__} can be pruned: {reasons}"
             )
         try:
-            network = cls._assembled(
-                trace.graph_module, analysis, settings, example_input, (state_size, penalty, penalty_range)
-            )
+            network = cls._assembled(trace, analysis, settings, (state_size, penalty, penalty_range))
             network._check(trace.images, trace.outputs)
         except (RuntimeError, LookupError, ValueError) as err:
             raise TracingError(
@@ -171,12 +169,12 @@ class RuntimePrunedNetwork(nn.Module):
     @classmethod
     def _assembled(
         cls,
-        traced: fx.GraphModule,
+        trace: Trace,
         analysis: ChannelAnalysis,
         settings: PruningSettings,
-        example: Tensor,
         agent_settings: tuple[int, float, tuple[float, float] | None],
     ) -> RuntimePrunedNetwork:
+        traced, shape = trace.graph_module, tuple(trace.images.shape[1:])
         orders = {
             conv: tuple(range(analysis.widths[conv][-1]))
             if conv in analysis.fixed
@@ -189,8 +187,8 @@ class RuntimePrunedNetwork(nn.Module):
             [decision.feature_channels for decision in decisions],
             [len(decision.widths) for decision in decisions],
             *agent_settings,
-        ).to(example)
-        return cls(traced, agent, analysis, stages, decisions, settings, tuple(example.shape[1:])).eval()
+        ).to(trace.images)
+        return cls(traced, agent, analysis, stages, decisions, settings, shape).eval()
 
     def _check(self, images: Tensor, expected: Tensor) -> None:
         """Refuse a network whose channels reach where nobody masks them.

@@ -23,20 +23,17 @@ class _ShapedProxy(fx.Proxy):
 
     @property
     def shape(self) -> Any:
-        tensor = self._tensor()
-        if tensor is None:
-            return fx.proxy.Attribute(self, "shape")
-        return (_batch_size(self), *tensor.shape[1:]) if self.node.meta["batched"] else tensor.shape
+        sizes = self._of_tensor("shape")
+        batched = isinstance(sizes, torch.Size) and self.node.meta["batched"]
+        return (_batch_size(self), *sizes[1:]) if batched else sizes
 
     @property
     def ndim(self) -> Any:
-        tensor = self._tensor()
-        return fx.proxy.Attribute(self, "ndim") if tensor is None else tensor.ndim
+        return self._of_tensor("ndim")
 
     @property
     def dtype(self) -> Any:
-        tensor = self._tensor()
-        return fx.proxy.Attribute(self, "dtype") if tensor is None else tensor.dtype
+        return self._of_tensor("dtype")
 
     def dim(self) -> Any:
         return self.ndim
@@ -45,9 +42,10 @@ class _ShapedProxy(fx.Proxy):
         sizes = self.shape
         return sizes if dim is None else sizes[dim]
 
-    def _tensor(self) -> Tensor | None:
+    def _of_tensor(self, name: str) -> Any:
         value = self.node.meta.get("fake")
-        return value if isinstance(value, Tensor) and value.ndim else None
+        known = isinstance(value, Tensor) and value.ndim
+        return getattr(value, name) if known else fx.proxy.Attribute(self, name)
 
 
 def _batch_size(proxy: fx.Proxy) -> fx.Proxy:
