@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: install demo test test-slow check lint types packaging clean
+.PHONY: install demo results test test-slow check lint types packaging clean
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ demo: install
 	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png --penalty 0.01
 	$(BIN)/rnp-bench $(DEMO)/bundle --data digits
 	$(BIN)/rnp-bench $(DEMO)/bundle --data digits --batch 64
+
+results: install
+	$(BIN)/python benchmarks/digits_results.py -o docs/results
 
 test: install
 	$(BIN)/python -m pytest

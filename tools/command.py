@@ -21,7 +21,10 @@ from rnp_deploy.progress import Progress
 __all__ = ["RnpCommand", "parse_options", "print_json", "print_table", "progress_on_stderr"]
 
 _LINE_EVERY_S = 3.0
-_EXTRAS = dict.fromkeys(("torch", "safetensors", "onnx", "onnx_ir", "onnxscript"), "export")
+_EXTRAS = {
+    **dict.fromkeys(("torch", "safetensors", "onnx", "onnx_ir", "onnxscript"), "export"),
+    "matplotlib": "train",
+}
 
 
 class RnpCommand(click.Command):

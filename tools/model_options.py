@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGE_NAMES",
     "PRUNING_NAMES",
+    "image_form",
     "model_options",
     "parse_arguments",
     "preprocessing_from",
@@ -33,7 +34,7 @@ __all__ = [
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DEFAULTS = PruningSettings()
-#: Parameters of :func:`preprocessing_from` and :func:`settings_from` that the options fill.
+#: Parameters of :func:`image_form` and :func:`settings_from` that the options fill.
 IMAGE_NAMES = ("input_size", "colour", "mean", "std")
 PRUNING_NAMES = ("groups", "groups_for", "skip", "align", "granularity", "min_macs_share")
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -157,19 +158,36 @@ def preprocessing_from(
     """
     colour = colour or (known.colour if known else "RGB")
     values: dict[str, Any] = {"size": (224, 224), **(known.model_dump() if known else {}), "colour": colour}
-    for name, text in (("mean", mean), ("std", std)):
-        values[name] = _statistic(name, known, colour) if text is None else tuple(_numbers(text, name))
-    if input_size is not None:
-        sizes = re.fullmatch(r"(\d+)(?:x(\d+))?", input_size)
-        if sizes is None:
-            raise InputError(f"input size {input_size!r} is not H or HxW, in pixels")
-        values["size"] = (int(sizes[1]), int(sizes[2] or sizes[1]))
+    form = image_form(input_size, colour, mean, std)
+    for name in ("mean", "std"):
+        values[name] = _statistic(name, known, colour) if form[name] is None else form[name]
+    if form["size"] is not None:
+        values["size"] = form["size"]
         if known is not None and known.shorter_side is not None:
             values["shorter_side"] = round(known.shorter_side * max(values["size"]) / max(known.size))
     try:
         return Preprocessing(**values)
     except ValidationError as err:
         raise InputError(f"preprocessing: {err.errors()[0]['msg']}") from err
+
+
+def image_form(
+    input_size: str | None, colour: str | None, mean: str | None, std: str | None
+) -> dict[str, Any]:
+    """The image options as ``size`` (H, W), ``colour``, ``mean`` and ``std``; None where they are silent.
+
+    Raises:
+        InputError: One of them is no size, or not made of numbers.
+    """
+    size = None
+    if input_size is not None:
+        sizes = re.fullmatch(r"(\d+)(?:x(\d+))?", input_size)
+        if sizes is None:
+            raise InputError(f"input size {input_size!r} is not H or HxW, in pixels")
+        size = (int(sizes[1]), int(sizes[2] or sizes[1]))
+    values = {"mean": mean, "std": std}
+    numbers = {name: None if text is None else _numbers(text, name) for name, text in values.items()}
+    return {"size": size, "colour": colour, **numbers}
 
 
 def _statistic(name: str, known: Preprocessing | None, colour: str) -> tuple[float, ...]:
@@ -197,8 +215,8 @@ def torch_example(preprocessing: Preprocessing) -> Tensor:
     return torch.zeros(1, len(preprocessing.mean), *preprocessing.size)
 
 
-def _numbers(text: str, what: str) -> list[float]:
+def _numbers(text: str, what: str) -> tuple[float, ...]:
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError as err:
         raise InputError(f"{what} {text!r} is not made of numbers") from err

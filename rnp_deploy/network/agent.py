@@ -15,7 +15,7 @@ __all__ = ["PENALTY_RANGE", "Agent", "AgentStep", "PenaltyScale", "StepOutput"]
 
 #: Prices a penalty-conditioned agent is trained with where nothing else is said. One just below
 #: zero pays for computing, so that the full network lies on the curve.
-PENALTY_RANGE = (-0.01, 0.5)
+PENALTY_RANGE = (-0.02, 1.0)
 
 _UNTRAINED_WEIGHT = 0.01
 _UNTRAINED_STEP = 0.05
@@ -40,7 +40,7 @@ class PenaltyScale:
         if not (math.isfinite(low) and math.isfinite(high) and low < high and high > 0):
             raise InputError(f"penalty range {low}..{high}: pass two rising numbers, the second above 0")
         self.low, self.high = low, high
-        self._unit = high / 100
+        self._unit = high / 200
         self._start = math.asinh(low / self._unit)
         self._length = math.asinh(high / self._unit) - self._start
 

@@ -20,7 +20,6 @@ from rnp_deploy.canonical_json import dump_json, parse_json, read_json_bytes
 from rnp_deploy.errors import CheckpointError, InputError, RnpError
 from rnp_deploy.network.model_sources import build_model, is_library_model
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
-from rnp_deploy.network.stages import Decision
 from rnp_deploy.pruning_settings import PruningSettings
 
 __all__ = ["Architecture", "Checkpoint", "load_checkpoint", "save_checkpoint"]
@@ -75,8 +74,20 @@ class Checkpoint:
     calibration: Calibration | None = None
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool = False) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    attachments: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a checkpoint folder atomically.
+
+    Args:
+        checkpoint: What to write.
+        path: The folder.
+        overwrite: Whether an earlier checkpoint at ``path`` may be replaced.
+        attachments: File name → content of files to lie beside, for people: plots, tables.
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is False, or it is no checkpoint.
@@ -85,6 +96,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool
 
     network = checkpoint.network
     with atomic_directory(Path(path), overwrite=overwrite, marker=CONFIG_FILE) as folder:
+        for name, content in (attachments or {}).items():
+            (folder / name).write_bytes(content)
         tensors = {
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
         }
@@ -100,7 +113,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool
             penalty=network.agent.penalty,
             penalty_range=network.agent.penalty_range,
             state_size=network.agent.state_size,
-            orders={pruned.conv: pruned.order for d in network.decisions for pruned in d.convs},
+            orders=network.orders,
             weights_sha256=hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
             preprocessing=checkpoint.preprocessing,
             classes=checkpoint.classes,
@@ -144,17 +157,10 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
     except RnpError as err:
         raise CheckpointError(f"{path}: its backbone cannot be rebuilt: {err}") from err
     try:
-        network.load_state_dict(state)
-    except RuntimeError as err:
-        raise CheckpointError(f"{path}: the weights do not fit the backbone: {err}") from err
+        network.load_ordered(state, config.orders)
+    except InputError as err:
+        raise CheckpointError(f"{path}: {err}") from err
     network.agent.trained = config.agent_trained
-    pruned_convs = [pruned for decision in network.decisions for pruned in decision.convs]
-    if set(config.orders) != {pruned.conv for pruned in pruned_convs}:
-        raise CheckpointError(f"{path}: the backbone has other prunable convolutions than the checkpoint")
-    for pruned in pruned_convs:
-        if sorted(config.orders[pruned.conv]) != list(range(pruned.widths[-1])):
-            raise CheckpointError(f"{path}: orders of {pruned.conv} is no order of its channels")
-    network.decisions = tuple(_reordered(decision, config.orders) for decision in network.decisions)
     return Checkpoint(
         network=network,
         architecture=config.architecture,
@@ -162,11 +168,6 @@ def load_checkpoint(path: str | Path, backbone: nn.Module | None = None) -> Chec
         classes=config.classes,
         calibration=config.calibration,
     )
-
-
-def _reordered(decision: Decision, orders: Mapping[str, tuple[int, ...]]) -> Decision:
-    convs = tuple(dataclasses.replace(pruned, order=orders[pruned.conv]) for pruned in decision.convs)
-    return dataclasses.replace(decision, convs=convs)
 
 
 def _read_config(path: Path) -> _Config:

@@ -159,6 +159,8 @@ class RuntimePrunedNetwork(nn.Module):
         try:
             network = cls._assembled(trace, analysis, settings, (state_size, penalty, penalty_range))
             network._check(trace.images, trace.outputs)
+        except InputError:  # the caller's settings, not the network's channels
+            raise
         except (RuntimeError, LookupError, ValueError) as err:
             raise TracingError(
                 f"{type(backbone).__name__} cannot be cut into stages: {err}; please report the network: its "
@@ -333,6 +335,34 @@ class RuntimePrunedNetwork(nn.Module):
     def option_counts(self) -> tuple[int, ...]:
         """How many options each decision has."""
         return tuple(len(decision.widths) for decision in self.decisions)
+
+    @property
+    def orders(self) -> dict[str, tuple[int, ...]]:
+        """Of each prunable convolution, the backbone's own channel indices in group order."""
+        return {pruned.conv: pruned.order for decision in self.decisions for pruned in decision.convs}
+
+    def load_ordered(self, state: Mapping[str, Tensor], orders: Mapping[str, tuple[int, ...]]) -> None:
+        """Take over the weights and the channel order of another network of this backbone and settings.
+
+        Raises:
+            InputError: They do not fit.
+        """
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as err:
+            raise InputError(f"the weights do not fit the backbone: {err}") from err
+        if orders.keys() != self.orders.keys():
+            raise InputError("the backbone has other prunable convolutions")
+        for conv, order in self.orders.items():
+            if sorted(orders[conv]) != sorted(order):
+                raise InputError(f"orders of {conv} is no order of its channels")
+        self.decisions = tuple(
+            dataclasses.replace(
+                decision,
+                convs=tuple(dataclasses.replace(p, order=tuple(orders[p.conv])) for p in decision.convs),
+            )
+            for decision in self.decisions
+        )
 
     def full_options(self, batch: int) -> Tensor:
         """All groups everywhere: ``[batch, T]`` int64."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rnp_deploy.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from rnp_deploy.training.algorithm import TrainingResult, train
+    from rnp_deploy.training.algorithm import RunSettings, TrainingResult, train
     from rnp_deploy.training.evaluation import evaluate
 
-__all__ = ["TrainingConfig", "TrainingResult", "evaluate", "train"]
+__all__ = ["RunSettings", "TrainingConfig", "TrainingResult", "evaluate", "train"]
 
 _MODULES = {
+    "RunSettings": "algorithm",
     "TrainingResult": "algorithm",
     "evaluate": "evaluation",
     "train": "algorithm",

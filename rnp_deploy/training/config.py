@@ -10,22 +10,29 @@ from rnp_deploy.pruning_settings import PruningSettings
 
 __all__ = ["TrainingConfig"]
 
-_COUNTS = {"batch_size": 2, "backbone_epochs": 1, "random_epochs": 1, "rounds": 1,
-           "agent_minibatches": 1, "backbone_minibatches": 1}  # fmt: skip
+_COUNTS = {"batch_size": 2, "backbone_epochs": 0, "random_epochs": 1, "rounds": 1, "agent_minibatches": 1,
+           "backbone_minibatches": 0, "state_size": 1, "calibration_images": 1, "seed": 0}  # fmt: skip
+_NO_NUMBERS = ("pruning", "penalty_range", "relative_loss", "mixed_precision")
+_SHARES = ("random_share", "gamma", "label_smoothing", "first_epsilon", "last_epsilon")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train; the defaults fit the digits.
+    """How to train; what decides the result. The defaults fit the digits.
 
     Attributes:
         seed: Of everything random but the backbone's first weights, which the caller draws.
         pruning: Groups, widths and decisions.
-        penalty: The price of one more group, -p. The paper's is 0.1; 0.05 was chosen on a
-            part of the train split.
+        penalty: The price of one more group, -p (the paper's is 0.1), where the user of the
+            network names none.
+        penalty_range: Prices the agent is trained for, drawn for each sample; each decision knows
+            the price. None: the paper's agent, trained for ``penalty`` alone.
         gamma: γ of the Q-learning loss.
-        batch_size: Samples of a minibatch, in every phase.
-        backbone_epochs: Passes over the train split for the plain backbone.
+        first_epsilon: Share of random decisions in the first step of Q-learning.
+        last_epsilon: The same in the last; it falls linearly between.
+        state_size: D, of the agent.
+        batch_size: Samples of a minibatch, in every phase, over all processes together.
+        backbone_epochs: Passes over the train split for the plain backbone; 0 where it is trained.
         random_epochs: Passes under random options.
         rounds: Alternations of agent and backbone.
         agent_minibatches: N1, Q-learning minibatches of a round.
@@ -33,40 +40,55 @@ class TrainingConfig:
         backbone_rate: Adam's first learning rate for the backbone, alone and under random options.
         tuning_rate: The same under the agent.
         agent_rate: The same for Q-learning.
-        random_share: Share, 0..1, of samples that the backbone meets under random options
-            while it is tuned under the agent.
-        distortion: Size of the random affine maps the images meet; see
-            :func:`rnp_deploy.training.minibatches.distort_images`.
-        label_smoothing: Of every cross entropy, L_cls included. A loss that is zero but for a
-            few samples drowns the price of a group in its variance.
+        random_share: Share of samples that the backbone meets under random options while it is
+            tuned under the agent.
+        label_smoothing: Of every cross entropy, L_cls included.
+        relative_loss: Reward the agent by -α times what L_cls exceeds the full network's on the same
+            sample, not by -α·L_cls as the paper does. What is subtracted is the same whatever the agent
+            decides, so that the best decisions stay the same; most of the variance goes.
+        mixed_precision: Compute the backbone in bfloat16 where torch deems it safe; weights,
+            agent and losses stay float32.
+        calibration_images: At most so many held-out images make the calibration, evenly taken.
     """
 
     seed: int = 0
     pruning: PruningSettings = field(default_factory=PruningSettings)
     penalty: float = 0.05
+    penalty_range: tuple[float, float] | None = (-0.02, 1.0)
     gamma: float = 1.0
+    first_epsilon: float = 1.0
+    last_epsilon: float = 0.1
+    state_size: int = 32
     batch_size: int = 128
-    backbone_epochs: int = 15
-    random_epochs: int = 15
+    backbone_epochs: int = 30
+    random_epochs: int = 20
     rounds: int = 10
-    agent_minibatches: int = 200
-    backbone_minibatches: int = 20
+    agent_minibatches: int = 500
+    backbone_minibatches: int = 60
     backbone_rate: float = 4e-3
     tuning_rate: float = 1e-3
     agent_rate: float = 3e-3
-    random_share: float = 0.5
-    distortion: float = 0.2
-    label_smoothing: float = 0.1
+    random_share: float = 0.2
+    label_smoothing: float = 0.0
+    relative_loss: bool = True
+    mixed_precision: bool = False
+    calibration_images: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in (each.name for each in fields(self) if each.name != "pruning"):
+        for name in (each.name for each in fields(self) if each.name not in _NO_NUMBERS):
             value, least = getattr(self, name), _COUNTS.get(name, 0)
-            if isinstance(value, str) or (name in (*_COUNTS, "seed") and not isinstance(value, int)):
+            if isinstance(value, str) or (name in _COUNTS and not isinstance(value, int)):
                 raise InputError(f"{name} is {value!r}; pass a whole number")
-            if not (least <= value < math.inf) or (name.endswith("_rate") and value == 0):
+            above = name.endswith("_rate")
+            if not (least <= value < math.inf) or (above and value == 0):
                 raise InputError(
-                    f"{name} is {value!r}; pass a number {'above' if not least else 'of at least'} {least}"
+                    f"{name} is {value!r}; pass a number {'above' if above else 'of at least'} {least}"
                 )
-        for name in ("random_share", "gamma", "label_smoothing"):
+        for name in _SHARES:
             if getattr(self, name) > 1:
                 raise InputError(f"{name} is {getattr(self, name)}; pass a number between 0 and 1")
+        low, high = self.penalty_range or (self.penalty, self.penalty)
+        if low < high and not low <= self.penalty <= high:
+            raise InputError(
+                f"penalty is {self.penalty}, beyond the prices trained for, {low} to {high}; widen penalty_range"
+            )

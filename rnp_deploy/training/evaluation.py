@@ -2,62 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rnp_deploy.bundle.manifest import CalibrationPoint
+from rnp_deploy.datasets import LabelledImages
 from rnp_deploy.network import RuntimePrunedNetwork
+from rnp_deploy.network.agent import PENALTY_RANGE, PenaltyScale
+from rnp_deploy.training.minibatches import split_batches
 
-__all__ = ["accuracy", "evaluate"]
+__all__ = [
+    "Outcome",
+    "Policy",
+    "agent_policy",
+    "calibration_points",
+    "evaluate",
+    "fixed_policy",
+    "outcomes",
+    "point_of",
+    "spread_rows",
+]
 
 _BATCH = 256
+_FIRST_POINTS = 12
+_WIDEST_GAP = 0.08
+_REFINEMENTS = 3
+
+#: Images ``[n, C, H, W]`` and which of the evaluated images they are → logits, options ``[n, T]``.
+Policy: TypeAlias = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 
 
-def accuracy(classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
-    """The share, 0..1, of images ``[N, C, H, W]`` whose largest logit is their label ``[N]``.
+class Outcome(NamedTuple):
+    """Of each image: ``options`` ``[N, T]`` taken, cross entropy ``losses`` ``[N]``, ``correct`` ``[N]`` bool."""
+
+    options: Tensor
+    losses: Tensor
+    correct: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose largest logit is their label."""
+        return float(self.correct.double().mean())
+
+
+def spread_rows(images: LabelledImages, most: int) -> NDArray[np.int64]:
+    """At most so many rows, evenly taken."""
+    count = min(len(images), most)
+    return np.arange(count) * len(images) // count
+
+
+def agent_policy(network: RuntimePrunedNetwork, penalty: float | None) -> Policy:
+    """The agent decides, without exploration; None is its own penalty."""
+    return lambda images, _: network(images, penalty)
+
+
+def fixed_policy(network: RuntimePrunedNetwork, options: Tensor) -> Policy:
+    """Given options, ``[T]`` for all images or ``[N, T]``."""
+
+    def run(images: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        own = options[rows] if options.ndim == 2 else options.expand(len(images), -1)
+        return network.run(images, own.to(images.device)), own
+
+    return run
+
+
+def outcomes(
+    network: torch.nn.Module,
+    images: LabelledImages,
+    policies: Sequence[Policy],
+    rows: NDArray[np.int64] | None = None,
+    workers: int = 0,
+) -> tuple[Outcome, ...]:
+    """What each policy does; the images are read once for all of them.
 
     Args:
-        classify: Images → logits ``[N, classes]``; a module has to be in eval mode.
-        images: The samples.
-        labels: Their classes.
+        network: Set to eval mode, and left in it.
+        images: Held-out.
+        policies: See :data:`Policy`.
+        rows: Which images; None is all.
+        workers: Processes that read ahead.
     """
+    network.eval()
+    device = next(network.parameters()).device
+    rows = np.arange(len(images)) if rows is None else rows
+    parts: list[list[Outcome]] = [[] for _ in policies]
+    first = 0
     with torch.no_grad():
-        predicted = torch.cat([classify(batch).argmax(dim=1) for batch in images.split(_BATCH)])
-    return float((predicted == labels).double().mean())
+        for batch, labels in split_batches(images, rows, _BATCH, workers):
+            here = slice(first, first + len(labels))
+            on_device = batch.to(device)
+            for policy, part in zip(policies, parts, strict=True):
+                logits, options = policy(on_device, here)
+                losses = F.cross_entropy(logits.float().cpu(), labels, reduction="none")
+                part.append(Outcome(options.cpu(), losses, logits.argmax(dim=1).cpu() == labels))
+            first = here.stop
+    return tuple(Outcome(*(torch.cat(field) for field in zip(*part, strict=True))) for part in parts)
 
 
 def evaluate(
-    network: RuntimePrunedNetwork, images: Tensor, labels: Tensor, penalty: float | None = None
+    network: RuntimePrunedNetwork, images: LabelledImages, penalty: float | None = None
 ) -> CalibrationPoint:
     """Let the agent decide, without exploration, and measure accuracy and cost.
 
     Args:
         network: Left in eval mode.
-        images: ``[N, C, H, W]``.
-        labels: ``[N]``.
-        penalty: Price of one more group; None is the trained one.
+        images: Held-out.
+        penalty: Price of one more group; None is the agent's own.
     """
-    network.eval()
-    taken: list[Tensor] = []
+    (outcome,) = outcomes(network, images, [agent_policy(network, penalty)])
+    return point_of(network, outcome, network.agent.penalty if penalty is None else penalty)
 
-    def classify(batch: Tensor) -> Tensor:
-        logits: Tensor
-        logits, options = network(batch, penalty)
-        taken.append(options)
-        return logits
 
-    correct = accuracy(classify, images, labels)
-    options = torch.cat(taken)
-    # MACs are counted path by path in Python, and few paths are taken by many samples.
-    paths, samples = options.unique(dim=0, return_counts=True)
+def point_of(network: RuntimePrunedNetwork, outcome: Outcome, penalty: float) -> CalibrationPoint:
+    """An outcome as a point of a calibration curve."""
     full = network.macs(network.full_options(1))
-    share = (network.macs(paths) * samples.cpu()).sum() / (full * len(images))
-    counts = [torch.bincount(column, minlength=network.groups + 1)[1:] for column in options.T]
+    shares = network.macs(outcome.options).double() / full
+    counts = zip(outcome.options.T, network.option_counts, strict=True)
     return CalibrationPoint(
-        penalty=network.agent.penalty if penalty is None else penalty,
-        accuracy=correct,
-        macs_share=float(share),
-        option_counts=tuple(tuple(column.tolist()) for column in counts),
+        penalty=penalty,
+        accuracy=outcome.accuracy,
+        macs_share=float(shares.mean()),
+        option_counts=tuple(
+            tuple(torch.bincount(column, minlength=k + 1)[1:].tolist()) for column, k in counts
+        ),
     )
+
+
+def calibration_points(
+    network: RuntimePrunedNetwork,
+    images: LabelledImages,
+    rows: NDArray[np.int64] | None = None,
+    workers: int = 0,
+) -> tuple[CalibrationPoint, ...]:
+    """The curve penalty → accuracy, MACs and options, at rising penalties, the agent's own among them.
+
+    Penalties are even on the agent's scale, and closer where the cost falls fast. A fixed agent's
+    curve is measured over the same prices, by the shift of its Q-values.
+    """
+    scale = network.agent.scale or PenaltyScale(*PENALTY_RANGE)
+    even = scale.penalty(torch.linspace(0, 1, _FIRST_POINTS)).tolist()
+    wanted = sorted({*(_short(penalty) for penalty in even), network.agent.penalty})
+    points: dict[float, CalibrationPoint] = {}
+    for _ in range(_REFINEMENTS):
+        done = outcomes(network, images, [agent_policy(network, p) for p in wanted], rows, workers)
+        for penalty, outcome in zip(wanted, done, strict=True):
+            points[penalty] = point_of(network, outcome, penalty)
+        curve = [points[penalty] for penalty in sorted(points)]
+        wanted = []
+        for left, right in itertools.pairwise(curve):
+            if abs(left.macs_share - right.macs_share) > _WIDEST_GAP:
+                ends = scale.position(torch.tensor([left.penalty, right.penalty]))
+                middle = _short(float(scale.penalty(ends.mean())))
+                wanted += [middle] if middle not in points else []
+        if not wanted:
+            break
+    return tuple(points[penalty] for penalty in sorted(points))
+
+
+def _short(penalty: float) -> float:
+    """In six digits, as people write prices."""
+    return float(f"{penalty:.6g}")

@@ -1,46 +1,102 @@
-"""Shuffled, distorted minibatches."""
+"""Minibatches that depend on the seed and the step alone, whoever reads them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["distort_images", "minibatches"]
+from rnp_deploy.datasets import LabelledImages
+
+__all__ = ["epoch_of", "minibatches", "split_batches"]
+
+_Batch = tuple[Tensor, Tensor]
+_Samples = list[tuple[int, int | None]]
+
+
+class _Rows(Dataset[_Batch]):
+    """A data set that torch reads a whole minibatch of at once, as (row, augmentation seed) pairs."""
+
+    def __init__(self, images: LabelledImages) -> None:
+        self.images = images
+
+    def __getitems__(self, samples: _Samples) -> _Batch:
+        rows = np.array([row for row, _ in samples], np.int64)
+        seeds = None if samples[0][1] is None else np.array([seed for _, seed in samples], np.uint64)
+        images, labels = self.images.read(rows, seeds)
+        return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)
+
+
+def epoch_of(images: LabelledImages, batch_size: int) -> int:
+    """Minibatches of an epoch; its incomplete rest is dropped, as batch norm needs several samples."""
+    return len(images) // batch_size
 
 
 def minibatches(
-    images: Tensor, labels: Tensor, batch_size: int, distortion: float = 0.0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled minibatches for ever, drawn from torch's global random state.
+    images: LabelledImages,
+    batch_size: int,
+    seed: int,
+    first: int = 0,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+) -> Iterator[_Batch]:
+    """Yield shuffled, augmented minibatches for ever.
 
     Args:
-        images: ``[N, C, H, W]``.
-        labels: ``[N]``.
-        batch_size: Samples in each; at most N are taken. An epoch's incomplete rest is
-            dropped, since batch norm cannot train on a single sample.
-        distortion: See :func:`distort_images`.
+        images: At least ``batch_size``.
+        batch_size: Samples of all ranks together.
+        seed: Of order and augmentation.
+        first: The step to begin with; what comes is what came there in a run from step 0.
+        rank: Every ``ranks``-th sample of a minibatch is yielded, from this on.
+        ranks: Of how many.
+        workers: Processes that read ahead; 0 reads in this one.
+
+    Yields:
+        Images ``[n, C, H, W]`` and labels ``[n]``, n = batch_size / ranks.
     """
-    batch_size = min(batch_size, len(images))
-    while True:
-        order = torch.randperm(len(images))
-        for rows in order[: len(order) // batch_size * batch_size].split(batch_size):
-            yield distort_images(images[rows], distortion), labels[rows]
+
+    def samples() -> Iterator[_Samples]:
+        of_epoch, made = np.empty((0, 2), np.int64), -1
+        epoch = epoch_of(images, batch_size)
+        for step in itertools.count(first):
+            if step // epoch != made:
+                made = step // epoch
+                draws = np.random.default_rng((seed, made))
+                of_epoch = np.stack(
+                    [draws.permutation(len(images)), draws.integers(2**63, size=len(images))], 1
+                )
+            batch = of_epoch[step % epoch * batch_size :][rank:batch_size:ranks]
+            yield [(row, augmentation) for row, augmentation in batch.tolist()]
+
+    return _loaded(images, samples(), workers)
 
 
-def distort_images(images: Tensor, distortion: float) -> Tensor:
-    """Make each image anew under its own random affine map.
+def split_batches(images: LabelledImages, rows: np.ndarray, size: int, workers: int = 0) -> Iterator[_Batch]:
+    """Yield given rows in order, ``size`` at a time, without augmentation."""
+    samples: Iterator[_Samples] = (
+        [(int(row), None) for row in rows[i : i + size]] for i in range(0, len(rows), size)
+    )
+    return _loaded(images, samples, workers)
 
-    Hard samples are what the agent learns from: where every option classifies every image,
-    none is worth its price.
 
-    Args:
-        images: ``[N, C, H, W]``.
-        distortion: Every entry of the 2x3 affine matrix moves by up to this much; half of H
-            and W is 1.
-    """
-    theta = torch.eye(2, 3) + distortion * (2 * torch.rand(len(images), 2, 3) - 1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+def _loaded(images: LabelledImages, samples: Iterator[_Samples], workers: int) -> Iterator[_Batch]:
+    loader: DataLoader[_Batch] = DataLoader(
+        _Rows(images),
+        batch_sampler=samples,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        # Of its own, since a loader draws a seed for its workers, used or not.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,150 +1,188 @@
-"""The phases of the paper's algorithm 1; :func:`rnp_deploy.training.algorithm.train` runs them in order."""
+"""The phases of the paper's algorithm 1: in which order, and what a step of each descends.
+
+:func:`rnp_deploy.training.algorithm.train` takes the steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from rnp_deploy.errors import TrainingError
 from rnp_deploy.network import RuntimePrunedNetwork
-from rnp_deploy.progress import Progress
+from rnp_deploy.training import processes
 from rnp_deploy.training.config import TrainingConfig
-from rnp_deploy.training.q_learning import epsilon_at, q_loss, rewards, roll_out
+from rnp_deploy.training.q_learning import Draws, q_loss, rewards, roll_out
 
-__all__ = ["Minibatches", "alternate", "balanced_alpha", "train_backbone", "tune_under_random_options"]
+__all__ = [
+    "AGENT",
+    "BACKBONE",
+    "MEASURE",
+    "RANDOM",
+    "TUNING",
+    "Descent",
+    "Phase",
+    "StepResult",
+    "agent_step",
+    "backbone_step",
+    "options_step",
+    "schedule",
+    "tuning_step",
+]
 
-#: Endless ``(images [N, C, H, W], labels [N])``.
-Minibatches: TypeAlias = Iterator[tuple[Tensor, Tensor]]
+BACKBONE = "backbone"
+RANDOM = "random options"
+MEASURE = "measuring the loss"
+AGENT = "agent"
+TUNING = "backbone under the agent"
 
 
-class _Descent:
+class Phase(NamedTuple):
+    """Steps of one kind in a row: ``before`` of this kind have been taken, ``total`` there are."""
+
+    name: str
+    steps: int
+    before: int
+    total: int
+
+
+class StepResult(NamedTuple):
+    """What a step descends, its L_cls, both means over the minibatch, and how it classified.
+
+    ``correct`` ``[N]`` bool, ``options`` ``[N, T]``, or None where there are no decisions.
+    """
+
+    loss: Tensor
+    class_loss: Tensor
+    correct: Tensor
+    options: Tensor | None
+
+
+def schedule(config: TrainingConfig, epoch: int) -> tuple[Phase, ...]:
+    """Algorithm 1: the backbone, tuning under random options, then agent and backbone in turn.
+
+    Between them α is measured, over one epoch.
+
+    Args:
+        config: Sizes of all phases.
+        epoch: Minibatches of an epoch.
+    """
+    n1, n2, rounds = config.agent_minibatches, config.backbone_minibatches, config.rounds
+    once = [
+        (BACKBONE, config.backbone_epochs * epoch),
+        (RANDOM, config.random_epochs * epoch),
+        (MEASURE, epoch),
+    ]
+    phases = [Phase(name, steps, 0, steps) for name, steps in once if steps]
+    for turn in range(rounds):
+        phases.append(Phase(AGENT, n1, turn * n1, rounds * n1))
+        phases.append(Phase(TUNING, n2, turn * n2, rounds * n2))
+    return tuple(phases)
+
+
+class Descent:
     """Adam with a learning rate that falls to zero along a cosine within ``steps``."""
 
     def __init__(self, phase: str, parameters: Iterable[nn.Parameter], rate: float, steps: int) -> None:
-        self.phase = phase
-        self.steps = steps
-        self.done = 0
-        self._optimizer = Adam(parameters, rate)
-        self._schedule = CosineAnnealingLR(self._optimizer, steps)
+        self.phase, self.rate, self.steps = phase, rate, steps
+        self.parameters = list(parameters)
+        self.optimizer = Adam(self.parameters, rate)
 
-    def step(self, loss: Tensor) -> None:
-        """Take one step; raises TrainingError where ``loss`` is not finite."""
-        if not torch.isfinite(loss):
+    def rate_at(self, done: int) -> float:
+        """The learning rate of the step after ``done`` steps."""
+        return self.rate * (1 + math.cos(math.pi * done / self.steps)) / 2
+
+    def step(self, loss: Tensor, done: int) -> None:
+        """Take one step, the same in every process.
+
+        Raises:
+            TrainingError: ``loss`` is not finite, in any of them; no weight was changed by it.
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        mean = processes.average_gradients(self.parameters, loss)
+        if not torch.isfinite(mean):
             raise TrainingError(
-                f"the loss is {loss.item()} in phase {self.phase!r}, step {self.done + 1} of {self.steps}; "
+                f"the loss is {mean.item()} in phase {self.phase!r}, step {done + 1} of {self.steps}; "
                 "lower the learning rate, or look for values in the data that are not finite"
             )
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        self._schedule.step()
-        self.done += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate_at(done)
+        self.optimizer.step()
 
 
-def train_backbone(
-    backbone: nn.Module, batches: Minibatches, steps: int, config: TrainingConfig, progress: Progress
-) -> None:
-    """Train the plain backbone in place."""
-    descent = _Descent("backbone", backbone.parameters(), config.backbone_rate, steps)
+def backbone_step(backbone: nn.Module, images: Tensor, labels: Tensor, config: TrainingConfig) -> StepResult:
+    """The plain backbone."""
     backbone.train()
-    while descent.done < steps:
-        images, labels = next(batches)
-        descent.step(_loss(backbone(images), labels, config).mean())
-        progress(descent.phase, descent.done, steps)
+    with processes.synced_batch_norms(backbone), _autocast(images, config):
+        outputs = backbone(images)
+    return _classified(outputs, labels, None, config)
 
 
-def tune_under_random_options(
-    network: RuntimePrunedNetwork,
-    batches: Minibatches,
-    steps: int,
-    config: TrainingConfig,
-    progress: Progress,
-) -> None:
-    """Tune the backbone in place under uniformly random options, per sample and decision."""
-    descent = _Descent("random options", network.backbone.parameters(), config.backbone_rate, steps)
-    network.train()
-    while descent.done < steps:
-        images, labels = next(batches)
-        outputs = network.run(images, network.random_options(len(images)))
-        descent.step(_loss(outputs, labels, config).mean())
-        progress(descent.phase, descent.done, steps)
+def options_step(
+    network: RuntimePrunedNetwork, images: Tensor, labels: Tensor, options: Tensor, config: TrainingConfig
+) -> StepResult:
+    """The backbone under given options ``[N, T]``, in the mode, train or eval, that it is in."""
+    with processes.synced_batch_norms(network), _autocast(images, config):
+        outputs = network.run(images, options)
+    return _classified(outputs, labels, options, config)
 
 
-def balanced_alpha(
-    network: RuntimePrunedNetwork, batches: Minibatches, steps: int, config: TrainingConfig
-) -> float:
-    """The α for which α·L_cls averages 1 under random options, over ``steps`` minibatches."""
-    network.eval()
-    total = 0.0
-    with torch.no_grad():
-        for _ in range(steps):
-            images, labels = next(batches)
-            outputs = network.run(images, network.random_options(len(images)))
-            total += float(_loss(outputs, labels, config).mean())
-    return steps / max(total, 1e-9)  # of tiny data every image may be learnt by heart
-
-
-def alternate(
-    network: RuntimePrunedNetwork,
-    batches: Minibatches,
-    alpha: float,
-    config: TrainingConfig,
-    progress: Progress,
-) -> None:
-    """Alternate, ``config.rounds`` times, N1 minibatches for the agent and N2 for the backbone."""
-    agent = _Descent(
-        "agent", network.agent.parameters(), config.agent_rate, config.rounds * config.agent_minibatches
-    )
-    backbone = _Descent(
-        "backbone under the agent",
-        network.backbone.parameters(),
-        config.tuning_rate,
-        config.rounds * config.backbone_minibatches,
-    )
-    for _ in range(config.rounds):
-        network.eval()
-        for _ in range(config.agent_minibatches):
-            epsilon = epsilon_at(agent.done, agent.steps)
-            agent.step(_agent_loss(network, *next(batches), epsilon, alpha, config))
-            progress("agent and backbone", agent.done + backbone.done, agent.steps + backbone.steps)
-        for _ in range(config.backbone_minibatches):
-            backbone.step(_backbone_loss(network, *next(batches), config))
-            progress("agent and backbone", agent.done + backbone.done, agent.steps + backbone.steps)
-
-
-def _agent_loss(
+def agent_step(
     network: RuntimePrunedNetwork,
     images: Tensor,
     labels: Tensor,
+    draws: Draws,
     epsilon: float,
     alpha: float,
     config: TrainingConfig,
-) -> Tensor:
-    q_values, options, outputs = roll_out(network, images, epsilon)
-    losses = _loss(outputs, labels, config)
-    return q_loss(q_values, options, rewards(options, losses, config.penalty, alpha), config.gamma)
+) -> StepResult:
+    """The agent by Q-learning, the backbone fixed."""
+    network.eval()
+    with _autocast(images, config):
+        q_values, options, outputs = roll_out(network, images, draws, epsilon)
+    losses = _losses(outputs, labels, config)
+    if config.relative_loss:
+        with torch.no_grad(), _autocast(images, config):
+            whole = network.run(images, network.full_options(len(images)).to(images.device))
+        losses = losses - _losses(whole, labels, config)
+    r = rewards(options, losses, draws.penalties, alpha)
+    classified = _classified(outputs, labels, options, config)
+    return classified._replace(loss=q_loss(q_values, options, r, config.gamma))
 
 
-def _backbone_loss(
-    network: RuntimePrunedNetwork, images: Tensor, labels: Tensor, config: TrainingConfig
-) -> Tensor:
+def tuning_step(
+    network: RuntimePrunedNetwork, images: Tensor, labels: Tensor, draws: Draws, config: TrainingConfig
+) -> StepResult:
+    """The backbone under the agent's decisions, at the prices drawn."""
     network.eval()  # the agent is to see what it sees in use: batch norm's running statistics
     with torch.no_grad():
-        _, options = network(images)
-    # Random options keep the other paths fit: the agent still explores them in the next
-    # round, and another penalty leads through them at run time.
-    count = round(config.random_share * len(images))
-    options[:count] = network.random_options(count)
+        _, options = network(images, draws.penalties)
+    # Random options keep the other paths fit: the agent still explores them in the next round.
+    place = processes.rank() + processes.count() * torch.arange(len(images), device=options.device)
+    random = place < round(config.random_share * len(images) * processes.count())
+    options = torch.where(random[:, None], draws.options, options)
     network.train()
-    return _loss(network.run(images, options), labels, config).mean()
+    return options_step(network, images, labels, options, config)
 
 
-def _loss(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
+def _classified(
+    outputs: Tensor, labels: Tensor, options: Tensor | None, config: TrainingConfig
+) -> StepResult:
+    loss = _losses(outputs, labels, config).mean()
+    return StepResult(loss, loss.detach(), outputs.detach().argmax(dim=1) == labels, options)
+
+
+def _losses(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
     """L_cls of each sample, ``[N]``."""
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
+    return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=config.label_smoothing)
+
+
+def _autocast(images: Tensor, config: TrainingConfig) -> torch.autocast:
+    return torch.autocast(images.device.type, torch.bfloat16, enabled=config.mixed_precision)

@@ -117,7 +117,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
 
 HELP = {
     "rnp-export": ["CHECKPOINT", "--output", "Bundle directory to write", "default: 2", "--overwrite", "--json"],
-    "rnp-run": ["PATH IMAGES...", "default: the trained one", "one per core", "e.g. 4,2,1", "--json"],
+    "rnp-run": ["PATH IMAGES...", "default: the agent's own", "--target-macs", "one per core", "e.g. 4,2,1", "--json"],
     "rnp-inspect": ["PATH", "--check", "sha256", "--json"],
     "rnp-bench": [
         "digits", "FILE.npz", "Images per run", "default: 1", "default: the trained one", "one per core",
