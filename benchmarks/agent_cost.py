@@ -36,7 +36,7 @@ def row(name: str, threads: int, folder: Path) -> str:
     full, cheapest = network.macs(paths).tolist()
     export_bundle(network, folder / name, verify=0)
     images = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype(np.float32)
-    profile = profile_bundle(folder / name, images, threads=threads, duration_s=20.0)
+    profile = profile_bundle(folder / name, images, threads=threads, duration_s=20.0, min_runs=15)
     p50 = {timing.name: timing.p50_ms for timing in profile.timings}
     dense = p50["dense network, one graph"]
     took = p50["controller"] - p50["controller, its decisions given"]

@@ -14,13 +14,13 @@ import torch
 
 from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
+from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.bundle.manifest import (
     FORMAT_VERSION,
     WEIGHTS_FILE,
     AgentManifest,
     AgentStepManifest,
     BranchManifest,
-    Calibration,
     DecisionManifest,
     Manifest,
     Preprocessing,

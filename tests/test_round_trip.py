@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 
 import networks
 from rnp_deploy import Controller
-from rnp_deploy.bundle.manifest import Calibration, CalibrationPoint, Preprocessing
+from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
+from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rnp_deploy.training import train
+from tiny_training import TINY, tiny_backbone, tiny_data
 
 
 def test_checkpoint_to_bundle_keeps_everything(tmp_path):
@@ -54,3 +60,18 @@ def test_a_head_behind_a_fully_pruned_chain_survives_any_group_count(tmp_path):
             got = controller.run(images.numpy(), options=options.numpy()).outputs
             expected = network.run(images, options).numpy()
         assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_budget_of_macs_is_kept_on_the_calibration_images(tmp_path):
+    """Trained, calibrated, exported, run: every calibrated share is what its target costs."""
+    data = tiny_data()
+    config = dataclasses.replace(TINY, agent_minibatches=40)
+    result = train(tiny_backbone("4,8,8,8"), data, config)
+    export_bundle(result.network, tmp_path / "bundle", verify=0, calibration=result.calibration)
+    images, _ = data.test.read(np.arange(len(data.test)))
+    points = result.calibration.points
+    assert points[0].macs_share > points[-1].macs_share + 0.1
+    with Controller.load(tmp_path / "bundle") as controller:
+        for point in points:
+            macs = controller.run(images, target_macs=point.macs_share).macs
+            assert macs.mean() / controller.manifest.macs == pytest.approx(point.macs_share, abs=0.01)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnp_deploy.bundle.manifest import Calibration
+from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.canonical_json import dump_json
 from rnp_deploy.progress import no_progress
 from rnp_deploy.tools.command import RnpCommand, print_json, progress_on_stderr
@@ -30,6 +30,7 @@ from rnp_deploy.training import TrainingConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from rnp_deploy.datasets import ImageData
     from rnp_deploy.network.checkpoint import Architecture
     from rnp_deploy.training.baselines import BaselinePoint
     from rnp_deploy.training.progress_log import EpochLog, EpochRow
@@ -89,7 +90,9 @@ def _number_options(command: Callable[..., Any]) -> Callable[..., Any]:
     default=_DEFAULTS.penalty_range,
     help="Lowest and highest price the agent is trained for.",
 )
-@click.option("--fixed-penalty", is_flag=True, help="The paper's agent: trained for --penalty alone.")
+@click.option(
+    "--fixed-penalty", is_flag=True, help="The paper's training: for --penalty alone, by the plain loss."
+)
 @click.option("--mixed-precision", is_flag=True, help="Compute the backbone in bfloat16.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that read images ahead.")
@@ -111,7 +114,7 @@ def _number_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def main(output: Path, resume: bool, overwrite: bool, as_json: bool, device: str, **options: Any) -> None:
     """Train a CNN and the agent that prunes it at run time.
 
-    Without --model the CNN is a small one, digits-cnn, and two CPU cores take one to two minutes. A
+    Without --model the CNN is a small one, digits-cnn, and two CPU cores take about three minutes. A
     run that was killed is gone on with by the same command and --resume. Several processes share a
     run under torchrun: torchrun --nproc-per-node 2 -m rnp_deploy.tools.train …
     """
@@ -122,7 +125,7 @@ def main(output: Path, resume: bool, overwrite: bool, as_json: bool, device: str
     check_output(output, overwrite=overwrite, marker=CONFIG_FILE)
     on = processes.torch_device(device)
     with processes.join(on):
-        report = _train(output, resume, overwrite, str(on), **options)
+        report = _train(output, resume, overwrite, device, **options)
     if report is None:
         return
     if as_json:
@@ -171,7 +174,7 @@ def _train(  # noqa: PLR0913 - the options of the command
         if sample_images is not None and first:
             write_sample_images(data, sample_images, _SAMPLE_IMAGES)
         torch.manual_seed(config.seed)
-        architecture, backbone = _backbone(len(data.classes), **options)
+        architecture, backbone = _backbone(data, **options)
         with _epoch_log(tensorboard) if first else contextlib.nullcontext(no_log) as log:
             result = train(backbone, data, config, run, progress, log)
         points = compare(result, backbone, data, config, run, progress) if baselines else ()
@@ -197,17 +200,19 @@ def _train(  # noqa: PLR0913 - the options of the command
 def _config(options: dict[str, Any]) -> TrainingConfig:
     """Takes what it needs out of the options."""
     numbers = {name: options.pop(name) for name in _NUMBERS}
-    prices, fixed = options.pop("penalty_range"), options.pop("fixed_penalty")
+    prices = options.pop("penalty_range")
+    # The paper's training, and nothing that the paper does not have.
+    paper: dict[str, Any] = {"penalty_range": None, "relative_loss": False, "random_share": 0.0}
     return TrainingConfig(
         pruning=settings_from(**{name: options.pop(name) for name in PRUNING_NAMES}),
-        penalty_range=None if fixed else prices,
+        **(paper if options.pop("fixed_penalty") else {"penalty_range": prices}),
         mixed_precision=options.pop("mixed_precision"),
         **numbers,
     )
 
 
 def _backbone(
-    classes: int,
+    data: ImageData,
     widths: str,
     model: str | None,
     model_args: tuple[str, ...],
@@ -222,11 +227,16 @@ def _backbone(
     if model is None:
         if weights is not None or model_args:
             raise click.UsageError("--weights and --model-arg belong to a --model")
-        own = {"classes": classes, "widths": widths}
+        if data.preprocessing.size != (16, 16) or data.preprocessing.colour != "L":
+            raise click.UsageError(
+                f"{_BACKBONE} takes 16x16 grey images; pass a --model for {data.name}, "
+                "or --input-size 16 --colour L"
+            )
+        own = {"classes": len(data.classes), "widths": widths}
         return Architecture(name=_BACKBONE, arguments=own), BACKBONES[_BACKBONE](**own)  # type: ignore[arg-type]
     arguments = parse_arguments(model_args)
     if is_library_model(model):
-        arguments = {"num_classes": classes, **arguments}
+        arguments = {"num_classes": len(data.classes), **arguments}
     module = build_model(model, arguments).module
     if weights is not None:
         report_weights(weights, load_weights(module, weights, weights_section, ignore_keys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,9 +65,10 @@ class _ImageFiles:
             at = (row + step) % len(self)
             try:
                 return open_image(self.folder / self.paths[at]), at
-            except InputError:
+            except InputError as err:
                 if not self.skip_bad:
                     raise
+                warnings.warn(f"{err}; the next image of its split stands in", stacklevel=2)
         raise InputError(f"no image below {self.folder} can be read")
 
 

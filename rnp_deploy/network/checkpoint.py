@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from rnp_deploy.atomic import atomic_directory
-from rnp_deploy.bundle.manifest import Calibration, Preprocessing
+from rnp_deploy.bundle.calibration import Calibration
+from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.canonical_json import dump_json, parse_json, read_json_bytes
 from rnp_deploy.errors import CheckpointError, InputError, RnpError
 from rnp_deploy.network.model_sources import build_model, is_library_model

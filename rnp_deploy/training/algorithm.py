@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnp_deploy.bundle.manifest import Calibration
+from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.datasets import ImageData
 from rnp_deploy.errors import InputError, TrainingError
 from rnp_deploy.network import RuntimePrunedNetwork
@@ -114,12 +115,13 @@ class _Training:
         self.phases = phases.schedule(config, self.epoch)
         self.example = torch.from_numpy(data.train.read(np.arange(1))[0])
         pruned = self._pruned(backbone)  # refuses, if it does, before anything is trained
+        _check_outputs(pruned, self.example, len(data.classes))
         self.module: nn.Module = copy.deepcopy(backbone).to(device)
         self.descents: dict[str, Descent] = {}
         self.step = 0
         self.loss_sum = 0.0
         self.backbone_accuracy = 0.0
-        self.identity = _identity(pruned, data, config)
+        self.identity = _identity(backbone, pruned, data, config)
         self._saved_at = time.monotonic()
         content = None if run.folder is None or not run.resume else read_state(run.folder, self.identity)
         if content is not None:
@@ -170,8 +172,9 @@ class _Training:
         rows = spread_rows(images, self.config.calibration_images)
         progress("calibrating", 0, 1)
         full = fixed_policy(network, network.full_options(1)[0])
-        (whole,) = outcomes(network, images, [full], rows, self.run.workers)
-        points = calibration_points(network, images, rows, self.run.workers)
+        with _memory_named(self.config.batch_size, self.device, "calibrating"):
+            (whole,) = outcomes(network, images, [full], rows, *self._reading)
+            points = calibration_points(network, images, rows, *self._reading)
         progress("calibrating", 1, 1)
         calibration = Calibration(
             data=f"{self.data.name}:test",
@@ -196,6 +199,11 @@ class _Training:
             with torch.no_grad():
                 result = phases.options_step(network, images, labels, draws.options, config)
             self.loss_sum += float(processes.average_gradients((), result.class_loss))
+            if not math.isfinite(self.loss_sum):
+                raise TrainingError(
+                    f"the loss is {self.loss_sum} in phase {phase.name!r}, step {done + 1} of {phase.total}; "
+                    "lower the learning rate of the backbone"
+                )
             return result
         if phase.name == phases.RANDOM:
             network.train()
@@ -225,7 +233,7 @@ class _Training:
     def _seed(self, stream: int) -> int:
         """Of one step alone, so that a resumed run needs no random state."""
         words = np.random.SeedSequence((self.config.seed, self.step, stream)).generate_state(2)
-        return int(words[0]) << 30 ^ int(words[1])
+        return (int(words[0]) << 30) ^ int(words[1])
 
     def _pruned(self, backbone: nn.Module) -> RuntimePrunedNetwork:
         config = self.config
@@ -251,8 +259,14 @@ class _Training:
         def plain(images: Tensor, _: slice) -> tuple[Tensor, Tensor]:
             return backbone(images), images.new_zeros(len(images), 0)
 
-        (outcome,) = outcomes(backbone, self.data.test, [plain], rows, self.run.workers)
+        with _memory_named(self.config.batch_size, self.device, "measuring the backbone"):
+            (outcome,) = outcomes(backbone, self.data.test, [plain], rows, *self._reading)
         return outcome.accuracy
+
+    @property
+    def _reading(self) -> tuple[int, int]:
+        """Workers and batch size of an evaluation, which is to fit where training does."""
+        return self.run.workers, min(256, self.config.batch_size)
 
     def _row(self, meter: Meter, phase: Phase, done: int) -> EpochRow:
         descent = self.descents.get(phase.name)
@@ -302,18 +316,35 @@ def _check_batch(batch_size: int, images: int) -> None:
         raise InputError(f"batch_size is {batch_size}; {processes.count()} processes cannot share it evenly")
 
 
-def _identity(pruned: RuntimePrunedNetwork, data: ImageData, config: TrainingConfig) -> dict[str, Any]:
+def _check_outputs(network: RuntimePrunedNetwork, example: Tensor, classes: int) -> None:
+    with torch.no_grad():
+        shape = tuple(network.run(example, network.full_options(1)).shape)
+    if len(shape) != 2 or shape[1] < classes:
+        raise InputError(
+            f"the network gives outputs of shape [N, {', '.join(map(str, shape[1:]))}] and the data has {classes} "
+            "classes; it has to give one logit for each"
+        )
+
+
+def _identity(
+    backbone: nn.Module, pruned: RuntimePrunedNetwork, data: ImageData, config: TrainingConfig
+) -> dict[str, Any]:
     """What a run may not change half-way, as JSON values; what is many values, as a hash."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "pruning"}
-    weights = [f"{name} {tuple(parameter.shape)}" for name, parameter in pruned.named_parameters()]
+    weights = hashlib.sha256()
+    for name, tensor in backbone.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return {
         **settings,
         "penalty_range": None if config.penalty_range is None else list(config.penalty_range),
         "pruning": config.pruning.model_dump(mode="json"),
         "data": f"{data.name}, {len(data.train)} training images",
         "preprocessing": data.preprocessing.model_dump(mode="json"),
-        "labels": hashlib.sha256(data.train.labels.tobytes()).hexdigest(),
-        "network": hashlib.sha256("\n".join(weights).encode()).hexdigest(),
+        "classes": list(data.classes),
+        "labels": hashlib.sha256(data.train.labels.tobytes() + data.test.labels.tobytes()).hexdigest(),
+        "network": hashlib.sha256(str(pruned.backbone.graph).encode() + repr(backbone).encode()).hexdigest(),
+        "first weights": weights.hexdigest(),
     }
 
 
@@ -327,7 +358,9 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 def _memory_named(batch_size: int, device: torch.device, phase: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as err:
+    except RuntimeError as err:
+        if not isinstance(err, torch.OutOfMemoryError) and "can't allocate memory" not in str(err):
+            raise
         raise TrainingError(
             f"a minibatch of {batch_size} does not fit into the memory of {device} in phase {phase!r}; "
             "lower the batch size, or train in more processes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -66,8 +67,8 @@ def compare(
     Random decisions are held to the mean MACs of the agent at each calibrated penalty; so are the
     agent's own decisions, dealt to other images, which keep everything of the agent but that it
     looks at the image. Narrow networks have the widths of one option everywhere (the first
-    convolution whole, like the agent's) and are trained from ``backbone``'s first weights for as
-    many minibatches as the backbone of the network was.
+    convolution whole, like the agent's; at the last option they are as wide as the network) and
+    are trained from ``backbone``'s first weights for as many minibatches as its backbone was.
 
     Args:
         result: Of :func:`rnp_deploy.training.train`.
@@ -76,11 +77,16 @@ def compare(
         config: As given to it.
         run: Where; the state of narrow networks is not kept.
         progress: Told of every minibatch of the narrow networks.
+
+    Raises:
+        InputError: An image cannot be read.
+        TrainingError: The loss of a narrow network is no longer finite.
     """
     run = run or RunSettings()
     device = processes.torch_device(run.device)
     network = result.network.to(device)
     rows = spread_rows(data.test, config.calibration_images)
+    reading = run.workers, min(256, config.batch_size)
     uniform = [_uniform(network, j) for j in range(1, network.groups + 1)]
     penalties = [point.penalty for point in result.calibration.points]
     chosen = outcomes(
@@ -88,21 +94,24 @@ def compare(
         data.test,
         [*(agent_policy(network, p) for p in penalties), *(fixed_policy(network, o) for o in uniform)],
         rows,
+        *reading,
     )
     points = [_point(network, AGENT, p, o) for p, o in zip(penalties, chosen, strict=False)]
     points += [_point(network, FIXED, j, o) for j, o in enumerate(chosen[len(penalties) :], start=1)]
     generator = torch.Generator().manual_seed(config.seed)
-    for penalty, outcome, point in zip(penalties, chosen, tuple(points), strict=False):
-        deals = [random_options_at(network, len(rows), point.macs_share, generator) for _ in range(_DEALS)]
-        others = [outcome.options[torch.randperm(len(rows), generator=generator)] for _ in range(_DEALS)]
-        done = outcomes(network, data.test, [fixed_policy(network, o) for o in (*deals, *others)], rows)
-        points.append(_point(network, RANDOM, penalty, *done[:_DEALS]))
-        points.append(_point(network, DEALT, penalty, *done[_DEALS:]))
-    for j, options in enumerate(uniform[:-1], start=1):
+    deals: list[Tensor] = []
+    for outcome, point in zip(chosen, points[: len(penalties)], strict=False):
+        deals += [random_options_at(network, len(rows), point.macs_share, generator) for _ in range(_DEALS)]
+        deals += [outcome.options[torch.randperm(len(rows), generator=generator)] for _ in range(_DEALS)]
+    policies = [fixed_policy(network, options) for options in deals]
+    done = iter(outcomes(network, data.test, policies, rows, *reading))
+    for penalty in penalties:
+        for method in (RANDOM, DEALT):
+            points.append(_point(network, method, penalty, *itertools.islice(done, _DEALS)))
+    for j, options in enumerate(uniform, start=1):
         narrow = _narrow_network(backbone, options, data, config, run, progress)
-        points.append(
-            _point(narrow, NARROW, j, *outcomes(narrow, data.test, [fixed_policy(narrow, options)], rows))
-        )
+        (outcome,) = outcomes(narrow, data.test, [fixed_policy(narrow, options)], rows, *reading)
+        points.append(_point(narrow, NARROW, j, outcome))
     return tuple(points)
 
 

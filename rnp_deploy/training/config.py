@@ -42,7 +42,8 @@ class TrainingConfig:
         agent_rate: The same for Q-learning.
         random_share: Share of samples that the backbone meets under random options while it is
             tuned under the agent.
-        label_smoothing: Of every cross entropy, L_cls included.
+        label_smoothing: Of every cross entropy, L_cls included; the paper's is 0. Where the network
+            fits every image there is no loss left to decide by, but that of a few outliers.
         relative_loss: Reward the agent by -α times what L_cls exceeds the full network's on the same
             sample, not by -α·L_cls as the paper does. What is subtracted is the same whatever the agent
             decides, so that the best decisions stay the same; most of the variance goes.
@@ -62,14 +63,14 @@ class TrainingConfig:
     batch_size: int = 128
     backbone_epochs: int = 30
     random_epochs: int = 20
-    rounds: int = 10
+    rounds: int = 4
     agent_minibatches: int = 500
     backbone_minibatches: int = 60
     backbone_rate: float = 4e-3
     tuning_rate: float = 1e-3
     agent_rate: float = 3e-3
     random_share: float = 0.2
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     relative_loss: bool = True
     mixed_precision: bool = False
     calibration_images: int = 10_000
@@ -77,8 +78,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in (each.name for each in fields(self) if each.name not in _NO_NUMBERS):
             value, least = getattr(self, name), _COUNTS.get(name, 0)
-            if isinstance(value, str) or (name in _COUNTS and not isinstance(value, int)):
-                raise InputError(f"{name} is {value!r}; pass a whole number")
+            kind = int if name in _COUNTS else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise InputError(f"{name} is {value!r}; pass a {'whole ' if kind is int else ''}number")
             above = name.endswith("_rate")
             if not (least <= value < math.inf) or (above and value == 0):
                 raise InputError(
@@ -87,6 +89,8 @@ class TrainingConfig:
         for name in _SHARES:
             if getattr(self, name) > 1:
                 raise InputError(f"{name} is {getattr(self, name)}; pass a number between 0 and 1")
+        if self.penalty_range is not None and len(self.penalty_range) != 2:
+            raise InputError(f"penalty_range is {self.penalty_range!r}; pass two prices, or None")
         low, high = self.penalty_range or (self.penalty, self.penalty)
         if low < high and not low <= self.penalty <= high:
             raise InputError(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnp_deploy.bundle.manifest import CalibrationPoint
+from rnp_deploy.bundle.calibration import CalibrationPoint
 from rnp_deploy.datasets import LabelledImages
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.agent import PENALTY_RANGE, PenaltyScale
@@ -79,6 +79,7 @@ def outcomes(
     policies: Sequence[Policy],
     rows: NDArray[np.int64] | None = None,
     workers: int = 0,
+    batch_size: int = _BATCH,
 ) -> tuple[Outcome, ...]:
     """What each policy does; the images are read once for all of them.
 
@@ -88,6 +89,10 @@ def outcomes(
         policies: See :data:`Policy`.
         rows: Which images; None is all.
         workers: Processes that read ahead.
+        batch_size: Images computed at once.
+
+    Raises:
+        InputError: An image cannot be read.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -95,7 +100,7 @@ def outcomes(
     parts: list[list[Outcome]] = [[] for _ in policies]
     first = 0
     with torch.no_grad():
-        for batch, labels in split_batches(images, rows, _BATCH, workers):
+        for batch, labels in split_batches(images, rows, batch_size, workers):
             here = slice(first, first + len(labels))
             on_device = batch.to(device)
             for policy, part in zip(policies, parts, strict=True):
@@ -140,6 +145,7 @@ def calibration_points(
     images: LabelledImages,
     rows: NDArray[np.int64] | None = None,
     workers: int = 0,
+    batch_size: int = _BATCH,
 ) -> tuple[CalibrationPoint, ...]:
     """The curve penalty → accuracy, MACs and options, at rising penalties, the agent's own among them.
 
@@ -151,7 +157,9 @@ def calibration_points(
     wanted = sorted({*(_short(penalty) for penalty in even), network.agent.penalty})
     points: dict[float, CalibrationPoint] = {}
     for _ in range(_REFINEMENTS):
-        done = outcomes(network, images, [agent_policy(network, p) for p in wanted], rows, workers)
+        done = outcomes(
+            network, images, [agent_policy(network, p) for p in wanted], rows, workers, batch_size
+        )
         for penalty, outcome in zip(wanted, done, strict=True):
             points[penalty] = point_of(network, outcome, penalty)
         curve = [points[penalty] for penalty in sorted(points)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rnp_deploy.datasets import LabelledImages
+from rnp_deploy.errors import InputError
 
 __all__ = ["epoch_of", "minibatches", "split_batches"]
 
@@ -25,10 +26,13 @@ class _Rows(Dataset[_Batch]):
     def __init__(self, images: LabelledImages) -> None:
         self.images = images
 
-    def __getitems__(self, samples: _Samples) -> _Batch:
+    def __getitems__(self, samples: _Samples) -> _Batch | InputError:
         rows = np.array([row for row, _ in samples], np.int64)
         seeds = None if samples[0][1] is None else np.array([seed for _, seed in samples], np.uint64)
-        images, labels = self.images.read(rows, seeds)
+        try:
+            images, labels = self.images.read(rows, seeds)
+        except InputError as err:
+            return err  # raised by a worker process, it would come as a traceback in its message
         return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)
 
 
@@ -87,7 +91,7 @@ def split_batches(images: LabelledImages, rows: np.ndarray, size: int, workers: 
 
 
 def _loaded(images: LabelledImages, samples: Iterator[_Samples], workers: int) -> Iterator[_Batch]:
-    loader: DataLoader[_Batch] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Rows(images),
         batch_sampler=samples,
         num_workers=workers,
@@ -95,7 +99,10 @@ def _loaded(images: LabelledImages, samples: Iterator[_Samples], workers: int) -
         # Of its own, since a loader draws a seed for its workers, used or not.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
 
 
 def _as_it_is(batch: Any) -> Any:

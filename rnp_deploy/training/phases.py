@@ -107,9 +107,12 @@ class Descent:
         self.optimizer.zero_grad()
         loss.backward()
         mean = processes.average_gradients(self.parameters, loss)
-        if not torch.isfinite(mean):
+        slope = nn.utils.get_total_norm(p.grad for p in self.parameters if p.grad is not None)
+        if not torch.isfinite(mean + slope):
+            what = "loss" if not torch.isfinite(mean) else "norm of the gradient"
             raise TrainingError(
-                f"the loss is {mean.item()} in phase {self.phase!r}, step {done + 1} of {self.steps}; "
+                f"the {what} is {(slope if torch.isfinite(mean) else mean).item()} in phase {self.phase!r}, "
+                f"step {done + 1} of {self.steps}; "
                 "lower the learning rate, or look for values in the data that are not finite"
             )
         for group in self.optimizer.param_groups:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from rnp_deploy.bundle.manifest import Calibration
+from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.errors import MissingRuntimeError
 from rnp_deploy.training.baselines import AGENT, FIXED, BaselinePoint
 

@@ -37,7 +37,9 @@ def torch_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
-        if name == "cuda":
+        if ":" in name and "LOCAL_RANK" in os.environ:
+            raise InputError(f"device {name!r} would be that of every process; use cuda, each takes its own")
+        if ":" not in name:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ __all__ = ["STATE_FILE", "begin_run", "end_run", "read_state", "write_state"]
 
 STATE_FILE = "state.pt"
 _FORMAT = 1
+_HASH = 64
 
 
 def begin_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -36,8 +36,11 @@ def begin_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def end_run(folder: Path) -> None:
-    """Remove the state of a run that is finished."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the state of a run that is finished, and its folder unless something else lies there."""
+    for name in (STATE_FILE, f"{STATE_FILE}.partial"):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_state(folder: Path, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:
@@ -81,13 +84,19 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | No
         raise InputError(f"{path} was written by another version; remove {folder} to begin anew")
     names = sorted({*known, *identity})
     other = [
-        f"{name} was {known.get(name)!r}, is {identity.get(name)!r}"
+        _difference(name, known.get(name), identity.get(name))
         for name in names
         if known.get(name) != identity.get(name)
     ]
     if other:
         raise InputError(
             f"{folder} holds an unfinished run of another configuration: {'; '.join(other)}; "
-            "pass what it was begun with, or --overwrite to begin anew"
+            "pass what it was begun with, or --overwrite without --resume to begin anew"
         )
     return content
+
+
+def _difference(name: str, was: object, now: object) -> str:
+    """In words; what is a hash would tell nobody anything."""
+    hashed = isinstance(was, str) and isinstance(now, str) and len(was) == len(now) == _HASH
+    return f"{name}: another" if hashed else f"{name} was {was!r}, is {now!r}"

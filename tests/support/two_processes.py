@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnp_deploy.bundle.manifest import Calibration
+from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.errors import RnpError
 from rnp_deploy.training import TrainingConfig, phases, processes, train
 from rnp_deploy.training.progress_log import EpochRow

@@ -140,7 +140,10 @@ def test_an_unfinished_run_is_not_passed_over(tmp_path: Path, monkeypatch: pytes
     assert "out.run holds an unfinished run of this output; pass --resume to go on with it" in error
     result = invoke("-o", tmp_path / "out", *TINY, "--resume", "--seed", 1)
     assert result.exit_code == 1
-    assert "of another configuration: seed was 0, is 1; pass what it was begun with" in result.stderr
+    assert (
+        "of another configuration: first weights: another; seed was 0, is 1; pass what it was begun with"
+        in result.stderr
+    )
     assert files(tmp_path) == ["out.run/state.pt"]
 
 

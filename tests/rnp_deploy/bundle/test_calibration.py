@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from bundles import small_manifest
 from rnp_deploy import Controller
-from rnp_deploy.bundle.manifest import Calibration, CalibrationPoint
+from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
 from rnp_deploy.engine import Arrays
 from rnp_deploy.engines.fake import FakeEngine
 from rnp_deploy.errors import InputError

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from bundles import small_manifest
-from rnp_deploy.bundle.manifest import Calibration, CalibrationPoint, Manifest, Preprocessing, TensorManifest
+from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
+from rnp_deploy.bundle.manifest import Manifest, Preprocessing, TensorManifest
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.bundle.writing import describe_files, save_manifest
 

@@ -15,6 +15,7 @@ from torch import nn
 from rnp_deploy.datasets import ImageData
 from rnp_deploy.errors import InputError, NothingPrunableError, TrainingError
 from rnp_deploy.training import RunSettings, TrainingConfig, TrainingResult, phases, train
+from rnp_deploy.training.backbones import digits_cnn
 from rnp_deploy.training.progress_log import EpochRow
 from tiny_training import PHASE_STEPS, TINY, tensors, tiny_backbone, tiny_data, tiny_network
 
@@ -137,7 +138,7 @@ def test_a_run_is_not_gone_on_with_under_other_settings(
         train(backbone, data, TINY, run, killed_after(2))
     with pytest.raises(InputError, match=words):
         train(backbone, data, dataclasses.replace(TINY, **change), run, never)
-    with pytest.raises(InputError, match="network was "):
+    with pytest.raises(InputError, match="network: another"):
         train(tiny_backbone("4,4,4,8"), data, TINY, run, never)
     with pytest.raises(InputError, match="data was 'digits, 128 training images', is 'cifar10, 128"):
         train(backbone, dataclasses.replace(data, name="cifar10"), TINY, run, never)
@@ -310,6 +311,15 @@ def test_what_does_not_fit_is_refused_before_training(
 ) -> None:
     with pytest.raises(InputError, match=words):
         train(backbone, data, dataclasses.replace(TINY, **config), RunSettings(**run), never)
+
+
+def test_labels_that_the_network_has_no_output_for_are_refused_before_training(data: ImageData) -> None:
+    with torch.random.fork_rng():
+        narrow = digits_cnn(classes=9, widths="4,4,4,4")
+    with pytest.raises(
+        InputError, match=r"shape \[N, 9\] and the data has 10 classes; it has to give one logit"
+    ):
+        train(narrow, data, TINY, progress=never)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])

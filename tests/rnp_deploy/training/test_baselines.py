@@ -84,10 +84,13 @@ def test_decisions_dealt_to_other_images_cost_what_the_agents_cost(points: tuple
 def test_a_narrow_network_costs_what_its_path_costs_and_learns_as_long(
     points: tuple[BaselinePoint, ...], calls: list[tuple[str, int, int]]
 ) -> None:
-    (narrow,) = of(points, NARROW)
+    narrow, wide = of(points, NARROW)
+    assert (wide.setting, wide.macs_share) == (2, 1)
     assert narrow.setting == 1
     assert narrow.macs_share == pytest.approx(of(points, FIXED)[0].macs_share)
-    assert calls == [("narrow network 1", i + 1, NARROW_STEPS) for i in range(NARROW_STEPS)]
+    assert calls == [
+        (f"narrow network {j}", i + 1, NARROW_STEPS) for j in (1, 2) for i in range(NARROW_STEPS)
+    ]
 
 
 def test_what_a_narrow_network_leaves_out_has_no_say_and_learns_nothing(
@@ -104,8 +107,8 @@ def test_what_a_narrow_network_leaves_out_has_no_say_and_learns_nothing(
     backbone = tiny_backbone("4,8,8,8")
     compare(result, backbone, data, CONFIG)
     narrow, first = seen[0], tiny_network("4,8,8,8")
-    assert len(seen) == NARROW_STEPS
-    assert len({id(network) for network in seen}) == 1
+    assert len(seen) == 2 * NARROW_STEPS  # the narrow one, and one as wide as the network
+    assert len({id(network) for network in seen[:NARROW_STEPS]}) == 1
     assert narrow.orders == first.orders
     images, options = torch.randn(8, 1, 16, 16), torch.ones(8, 3, dtype=torch.int64)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Minibatches that a killed run, and a second process, would have got as well."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnp_deploy.datasets import ArrayImages
+from rnp_deploy.errors import InputError
 from rnp_deploy.training.minibatches import epoch_of, minibatches, split_batches
 from tiny_training import tiny_data
 
@@ -90,3 +92,20 @@ def test_rows_come_in_order_and_as_they_are(workers: int) -> None:
     images, labels = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
     assert np.array_equal(images, IMAGES.images[rows])
     assert np.array_equal(labels, IMAGES.labels[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unreadable:
+    labels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(8, np.int64))
+
+    def __len__(self) -> int:
+        return 8
+
+    def read(self, rows: np.ndarray, seeds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        raise InputError(f"image {rows[0]} cannot be read")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_in_one_line_whoever_reads_it(workers: int) -> None:
+    with pytest.raises(InputError, match=r"^image 0 cannot be read$"):
+        next(iter(split_batches(_Unreadable(), np.arange(8), 4, workers)))

@@ -156,12 +156,20 @@ def test_a_relative_loss_costs_nothing_where_the_whole_network_computes(
     free = rewards(options, torch.zeros(32), whole.penalties, 2.0)
     torch.testing.assert_close(got.loss, q_loss(q_values, options, free))
     got = agent_step(network, images, labels, whole, 1.0, 2.0, paper)
-    losses = F.cross_entropy(outputs, labels, reduction="none")
+    losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=0.1)
     full = rewards(options, losses, whole.penalties, 2.0)
     torch.testing.assert_close(got.loss, q_loss(q_values, options, full))
     few = agent_step(network, images, labels, draws, 1.0, 2.0, relative)
     q_values, options, outputs = roll_out(network, images, draws, 1.0)
-    losses = F.cross_entropy(outputs, labels, reduction="none") - losses
+    losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=0.1) - losses
     torch.testing.assert_close(
         few.loss, q_loss(q_values, options, rewards(options, losses, draws.penalties, 2.0))
     )
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    loss = (weight.sqrt() + 1).sum()  # finite, and infinitely steep
+    with pytest.raises(TrainingError, match=r"the norm of the gradient is inf in phase 'agent', step 4 of 8"):
+        Descent("agent", [weight], 0.1, 8).step(loss, 3)
+    assert weight.item() == 0

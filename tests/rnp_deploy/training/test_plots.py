@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rnp_deploy.bundle.manifest import Calibration, CalibrationPoint
+from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
 from rnp_deploy.errors import MissingRuntimeError
 from rnp_deploy.training.baselines import AGENT, FIXED, BaselinePoint
 from rnp_deploy.training.plots import baselines_png, calibration_png

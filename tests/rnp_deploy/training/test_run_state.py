@@ -104,7 +104,7 @@ def test_another_configuration_is_refused_naming_what_differs(tmp_path: Path) ->
     message = str(caught.value)
     assert "old was 1, is None; pruning was {'groups': 2}, is {'groups': 4}; seed was 0, is 3;" in message
     assert "data was" not in message
-    assert "--overwrite to begin anew" in message
+    assert "--overwrite without --resume to begin anew" in message
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,10 @@ def test_an_unfinished_run_is_gone_on_with_or_given_up_as_asked(
         assert (read_state(folder, IDENTITY) is not None) == kept
     end_run(folder)
     assert not folder.exists()
+
+
+def test_what_else_lies_in_the_folder_of_a_run_is_not_ours_to_remove(tmp_path: Path) -> None:
+    write_state(tmp_path, IDENTITY, {})
+    (tmp_path / "mine.txt").write_text("keep")
+    end_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

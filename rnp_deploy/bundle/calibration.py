@@ -1,0 +1,82 @@
+"""The curve of a trained network: from the price of computing to accuracy and cost."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rnp_deploy.errors import InputError
+
+__all__ = ["Calibration", "CalibrationPoint"]
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CalibrationPoint(_Frozen):
+    """Held-out results at one penalty; shares and accuracies are 0..1.
+
+    ``macs_share`` is mean backbone MACs ÷ the full network's. ``option_counts[t][j-1]``
+    is how many samples took option j at decision t.
+    """
+
+    penalty: _Finite
+    accuracy: _Finite
+    macs_share: _Finite
+    option_counts: tuple[tuple[_Count, ...], ...]
+
+
+class Calibration(_Frozen):
+    """What the masked torch reference did on held-out data; ``points`` at rising penalties."""
+
+    data: str
+    samples: _Count
+    backbone_accuracy: _Finite
+    full_accuracy: _Finite
+    points: Annotated[tuple[CalibrationPoint, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _penalties_rise(self) -> Calibration:
+        penalties = [point.penalty for point in self.points]
+        if penalties != sorted(set(penalties)):
+            raise ValueError(f"calibration penalties {penalties} do not rise")
+        return self
+
+    def at(self, penalty: float) -> CalibrationPoint:
+        """The point whose penalty is nearest."""
+        return min(self.points, key=lambda point: abs(point.penalty - penalty))
+
+    def penalty_for(self, target_macs: float) -> float:
+        """The lowest penalty at which an image costs, on average, ``target_macs`` of the full network.
+
+        Between two points the share is taken to be linear; a point that costs more than one
+        at a lower penalty is passed over.
+
+        Args:
+            target_macs: Mean MACs ÷ the full network's, above 0, at most 1.
+
+        Raises:
+            InputError: Out of this range, or below what the cheapest point costs.
+        """
+        if not 0 < target_macs <= 1:
+            raise InputError(f"target_macs is {target_macs}; pass a share above 0, at most 1")
+        curve: list[CalibrationPoint] = []
+        for point in self.points:
+            if not curve or point.macs_share < curve[-1].macs_share:
+                curve.append(point)
+        if target_macs >= curve[0].macs_share:
+            return curve[0].penalty
+        for dearer, cheaper in itertools.pairwise(curve):
+            if target_macs >= cheaper.macs_share:
+                way = (dearer.macs_share - target_macs) / (dearer.macs_share - cheaper.macs_share)
+                return dearer.penalty + way * (cheaper.penalty - dearer.penalty)
+        raise InputError(
+            f"target_macs is {target_macs:.4g}: the cheapest calibrated point takes {curve[-1].macs_share:.4g} "
+            f"of the full network's MACs, at penalty {curve[-1].penalty:.4g}"
+        )
