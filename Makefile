@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/rnp-export $(DEMO)/checkpoint -o $(DEMO)/bundle --overwrite
 	$(BIN)/rnp-inspect $(DEMO)/bundle --check
 	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png
-	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png --penalty 0.01
+	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png --target-macs 0.3
 	$(BIN)/rnp-bench $(DEMO)/bundle --data digits
 	$(BIN)/rnp-bench $(DEMO)/bundle --data digits --batch 64
 

@@ -47,6 +47,8 @@ def main(
             click.echo(
                 "the agent is untrained: it takes all groups everywhere; rnp-train trains one", err=True
             )
+        if target_macs is not None and manifest.calibration is not None:
+            click.echo(f"penalty {manifest.calibration.penalty_for(target_macs):.4g}", err=True)
         batch = read_images(images, manifest.preprocessing)
         forced = None if options is None else [parse_options(options)] * len(batch)
         rows = _rows(

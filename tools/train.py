@@ -122,6 +122,9 @@ def main(output: Path, resume: bool, overwrite: bool, as_json: bool, device: str
     from rnp_deploy.network.checkpoint import CONFIG_FILE
     from rnp_deploy.training import processes
 
+    if resume and not overwrite and (output / CONFIG_FILE).is_file():
+        click.echo(f"{output} is finished already", err=True)
+        return
     check_output(output, overwrite=overwrite, marker=CONFIG_FILE)
     on = processes.torch_device(device)
     with processes.join(on):

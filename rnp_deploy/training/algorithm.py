@@ -319,7 +319,7 @@ def _check_batch(batch_size: int, images: int) -> None:
 def _check_outputs(network: RuntimePrunedNetwork, example: Tensor, classes: int) -> None:
     with torch.no_grad():
         shape = tuple(network.run(example, network.full_options(1)).shape)
-    if len(shape) != 2 or shape[1] < classes:
+    if len(shape) != 2 or shape[1] != classes:
         raise InputError(
             f"the network gives outputs of shape [N, {', '.join(map(str, shape[1:]))}] and the data has {classes} "
             "classes; it has to give one logit for each"

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from rnp_deploy.errors import MissingRuntimeError
+from rnp_deploy.errors import MissingRuntimeError, OutputError
 from rnp_deploy.training.phases import StepResult
 
 __all__ = ["EpochLog", "EpochRow", "Meter", "no_log", "tensorboard_log"]
@@ -83,6 +83,7 @@ def tensorboard_log(folder: Path) -> Iterator[EpochLog]:
 
     Raises:
         MissingRuntimeError: tensorboard is not installed.
+        OutputError: The folder cannot be written.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -90,7 +91,10 @@ def tensorboard_log(folder: Path) -> Iterator[EpochLog]:
         raise MissingRuntimeError(
             f"TensorBoard logs need tensorboard ({err}); pip install rnp-deploy[train]"
         ) from err
-    writer = SummaryWriter(str(folder))
+    try:
+        writer = SummaryWriter(str(folder))
+    except OSError as err:
+        raise OutputError(f"TensorBoard logs cannot be written to {folder}: {err}") from err
 
     def log(row: EpochRow) -> None:
         for name, value in zip(row._fields[3:], row[3:], strict=True):

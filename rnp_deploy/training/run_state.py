@@ -79,7 +79,9 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | No
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         known = content["identity"] if content["format"] == _FORMAT else None
     except Exception as err:  # a malformed pickle may raise anything
-        raise InputError(f"{path} cannot be read: {err}; remove {folder} to begin anew") from err
+        raise InputError(
+            f"{path} cannot be read: it is damaged or not ours; remove {folder} to begin anew"
+        ) from err
     if known is None:
         raise InputError(f"{path} was written by another version; remove {folder} to begin anew")
     names = sorted({*known, *identity})
