@@ -250,3 +250,17 @@ def test_help_shows_the_defaults_without_loading_torch() -> None:
     text = " ".join(shown.stdout.split())
     for default in ("32,32,64,64", "-0.02, 1.0", "0.004", "500", "30.0", "auto"):
         assert f"[default: {default}" in text, default
+
+
+def test_a_finished_run_is_not_begun_again_by_resume(tmp_path: Path) -> None:
+    success(main, ["-o", tmp_path / "out", *TINY])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    result = success(main, ["-o", tmp_path / "out", *TINY, "--resume"])
+    assert f"{tmp_path / 'out'} is finished already" in result.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_logs_that_cannot_be_written_are_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = f"TensorBoard logs cannot be written to {tmp_path / 'file'}"
+    assert words in failure(main, ["-o", tmp_path / "out", *TINY, "--tensorboard", tmp_path / "file"])

@@ -313,13 +313,13 @@ def test_what_does_not_fit_is_refused_before_training(
         train(backbone, data, dataclasses.replace(TINY, **config), RunSettings(**run), never)
 
 
-def test_labels_that_the_network_has_no_output_for_are_refused_before_training(data: ImageData) -> None:
+@pytest.mark.parametrize("classes", [9, 11])
+def test_a_network_has_to_give_one_logit_a_class(classes: int, data: ImageData) -> None:
     with torch.random.fork_rng():
-        narrow = digits_cnn(classes=9, widths="4,4,4,4")
-    with pytest.raises(
-        InputError, match=r"shape \[N, 9\] and the data has 10 classes; it has to give one logit"
-    ):
-        train(narrow, data, TINY, progress=never)
+        other = digits_cnn(classes=classes, widths="4,4,4,4")
+    words = rf"shape \[N, {classes}\] and the data has 10 classes; it has to give one logit for each"
+    with pytest.raises(InputError, match=words):
+        train(other, data, TINY, progress=never)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
