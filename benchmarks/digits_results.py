@@ -27,7 +27,7 @@ from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.training import TrainingConfig, train
 from rnp_deploy.training.backbones import digits_cnn
 from rnp_deploy.training.baselines import NARROW, compare, random_options_at
-from rnp_deploy.training.evaluation import Outcome, agent_policy, fixed_policy, outcomes
+from rnp_deploy.training.evaluation import Outcome, agent_policy, fixed_policy, mean_macs_share, outcomes
 
 WIDTHS = "4,8,16,16"
 SETTINGS: dict[str, Any] = {"label_smoothing": 0.0, "rounds": 10}
@@ -79,7 +79,7 @@ def run_seed(seed: int) -> dict[str, Any]:
             {
                 "penalty": penalty,
                 "fixed": (own.macs_share, own.accuracy),
-                "conditioned": (share_of(network, conditioned), conditioned.accuracy),
+                "conditioned": (mean_macs_share(network, conditioned.options), conditioned.accuracy),
                 "shifted": shifted_points(fixed.network, data),
             }
         )
@@ -92,7 +92,10 @@ def shifted_points(network: RuntimePrunedNetwork, data: ImageData) -> list[tuple
     """Penalty, MACs share and accuracy of a fixed agent whose Q-values are shifted."""
     policies = [agent_policy(network, penalty) for penalty in FIXED_PENALTIES]
     done = outcomes(network, data.test, policies)
-    return [(p, share_of(network, o), o.accuracy) for p, o in zip(FIXED_PENALTIES, done, strict=True)]
+    return [
+        (p, mean_macs_share(network, o.options), o.accuracy)
+        for p, o in zip(FIXED_PENALTIES, done, strict=True)
+    ]
 
 
 def backbone_of(seed: int) -> torch.nn.Module:
@@ -107,18 +110,13 @@ def agent_share(network: RuntimePrunedNetwork) -> float:
     return own / int(network.macs(network.full_options(1)))
 
 
-def share_of(network: RuntimePrunedNetwork, outcome: Outcome) -> float:
-    """Mean MACs ÷ the full network's."""
-    return float(network.macs(outcome.options).double().mean() / network.macs(network.full_options(1)))
-
-
 def at_budget(
     network: RuntimePrunedNetwork, data: ImageData, budget: float, penalty: float, full: Outcome
 ) -> dict[str, Any]:
     """The agent at the penalty calibrated for a budget, beside random decisions of equal mean MACs."""
     (agent,) = outcomes(network, data.test, [agent_policy(network, penalty)])
     generator = torch.Generator().manual_seed(0)
-    count, share = len(data.test), share_of(network, agent)
+    count, share = len(data.test), mean_macs_share(network, agent.options)
     random = [random_options_at(network, count, share, generator) for _ in range(DEALS)]
     dealt = [agent.options[torch.randperm(count, generator=generator)] for _ in range(DEALS)]
     done = outcomes(network, data.test, [fixed_policy(network, options) for options in (*random, *dealt)])
@@ -131,7 +129,9 @@ def at_budget(
         "macs_share": share,
         "agent": agent.accuracy,
         "random": float(np.mean([each.accuracy for each in done[:DEALS]])),
-        "random_macs_share": float(np.mean([share_of(network, each) for each in done[:DEALS]])),
+        "random_macs_share": float(
+            np.mean([mean_macs_share(network, each.options) for each in done[:DEALS]])
+        ),
         "dealt": float(np.mean([each.accuracy for each in done[DEALS:]])),
         "spearman": (float(rho), float(p)),
         "option_counts": [

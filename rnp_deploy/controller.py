@@ -61,7 +61,7 @@ class Controller:
         self._running = 0
         self._closed = False
         self._branches: list[dict[tuple[int, ...], BranchManifest]] = [
-            {_branch_key(branch): branch for branch in stage.branches} for stage in manifest.stages
+            {branch.options: branch for branch in stage.branches} for stage in manifest.stages
         ]
         self._last_use = {
             tensor.name: s for s, stage in enumerate(manifest.stages) for tensor in stage.inputs
@@ -189,8 +189,7 @@ class Controller:
                 options[:, stage.decision] = self._in_range(decided["option"], stage.decision)
                 state = decided["next_state"]
             made = {tensor.name: RoutedTensor(batch) for tensor in stage.outputs}
-            own = () if stage.decision is None else (stage.decision,)
-            for rows, key in rows_by_options(options[:, [*stage.input_decisions, *own]]):
+            for rows, key in rows_by_options(options[:, list(stage.option_decisions)]):
                 branch = self._branches[s][key]
                 feeds = {tensor.name: tensors[tensor.name].take(rows) for tensor in stage.inputs}
                 results = self._compute(branch.file, feeds, made)
@@ -282,11 +281,6 @@ class Controller:
         if not np.isfinite(prices).all():
             raise InputError("penalty is not finite; pass one number, or one per image")
         return prices
-
-
-def _branch_key(branch: BranchManifest) -> tuple[int, ...]:
-    own = () if branch.output_option is None else (branch.output_option,)
-    return (*branch.input_options, *own)
 
 
 def _whole(images: NDArray[Any]) -> RoutedTensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError, MissingRuntimeError
@@ -16,7 +17,15 @@ from rnp_deploy.errors import InputError, MissingRuntimeError
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-__all__ = ["image_array", "open_image", "read_images"]
+__all__ = ["image_array", "make_preprocessing", "open_image", "read_images"]
+
+
+def make_preprocessing(**fields: Any) -> Preprocessing:
+    """A :class:`Preprocessing`; InputError where the fields do not fit each other."""
+    try:
+        return Preprocessing(**fields)
+    except ValidationError as err:
+        raise InputError(f"preprocessing: {err.errors()[0]['msg']}") from err
 
 
 def image_array(

@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rnp_deploy.errors import InputError
 
-__all__ = ["PruningSettings", "option_widths"]
+__all__ = ["PENALTY_RANGE", "PruningSettings", "option_widths"]
+
+#: Prices a penalty-conditioned agent is trained for where nothing else is said. One just below
+#: zero pays for computing, so that the full network lies on the curve.
+PENALTY_RANGE = (-0.02, 1.0)
 
 _Groups = Annotated[int, Field(ge=2, le=2**14)]
 

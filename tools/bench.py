@@ -92,7 +92,7 @@ def _load(data: str, path: Path, batch: int) -> tuple[NDArray[np.float32], NDArr
 
 def _held_out(data: str, path: Path, most: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Images and labels of a data set's test split, evenly over its rows, as the bundle takes them."""
-    from rnp_deploy.datasets import load_data
+    from rnp_deploy.datasets import load_data, spread_rows
 
     manifest = read_manifest(path)
     wanted, (channels, *size) = manifest.preprocessing, manifest.inputs[0].shape
@@ -100,8 +100,7 @@ def _held_out(data: str, path: Path, most: int) -> tuple[NDArray[np.float32], ND
     if wanted is not None:
         form = (wanted.size, wanted.colour, wanted.mean, wanted.std)
     split = load_data(data, *form).test
-    count = min(len(split), most)
-    return split.read(np.arange(count) * len(split) // count)
+    return split.read(spread_rows(split, most))
 
 
 def _table(profile: Profile, stamp: str | None) -> Table:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import ValidationError
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError
+from rnp_deploy.preprocessing import make_preprocessing
 from rnp_deploy.pruning_settings import PruningSettings
 
 if TYPE_CHECKING:
@@ -165,10 +165,7 @@ def preprocessing_from(
         values["size"] = form["size"]
         if known is not None and known.shorter_side is not None:
             values["shorter_side"] = round(known.shorter_side * max(values["size"]) / max(known.size))
-    try:
-        return Preprocessing(**values)
-    except ValidationError as err:
-        raise InputError(f"preprocessing: {err.errors()[0]['msg']}") from err
+    return make_preprocessing(**values)
 
 
 def image_form(

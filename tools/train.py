@@ -57,7 +57,6 @@ _NUMBERS = {
     "label_smoothing": "Of the cross entropy, 0..1.",
     "calibration_images": "Held-out images, at most, for the curve penalty → accuracy and MACs.",
 }
-_Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _number_options(command: Callable[..., Any]) -> Callable[..., Any]:

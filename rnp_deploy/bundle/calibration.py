@@ -5,40 +5,34 @@ from __future__ import annotations
 import itertools
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from rnp_deploy.bundle.fields import Count, Finite, Frozen
 from rnp_deploy.errors import InputError
 
 __all__ = ["Calibration", "CalibrationPoint"]
 
-_Count = Annotated[int, Field(ge=0, lt=2**63)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class CalibrationPoint(_Frozen):
+class CalibrationPoint(Frozen):
     """Held-out results at one penalty; shares and accuracies are 0..1.
 
     ``macs_share`` is mean backbone MACs ÷ the full network's. ``option_counts[t][j-1]``
     is how many samples took option j at decision t.
     """
 
-    penalty: _Finite
-    accuracy: _Finite
-    macs_share: _Finite
-    option_counts: tuple[tuple[_Count, ...], ...]
+    penalty: Finite
+    accuracy: Finite
+    macs_share: Finite
+    option_counts: tuple[tuple[Count, ...], ...]
 
 
-class Calibration(_Frozen):
+class Calibration(Frozen):
     """What the masked torch reference did on held-out data; ``points`` at rising penalties."""
 
     data: str
-    samples: _Count
-    backbone_accuracy: _Finite
-    full_accuracy: _Finite
+    samples: Count
+    backbone_accuracy: Finite
+    full_accuracy: Finite
     points: Annotated[tuple[CalibrationPoint, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

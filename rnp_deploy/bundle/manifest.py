@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.calibration import Calibration
+from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,17 +30,10 @@ __all__ = [
 FORMAT_VERSION = "1.0"
 WEIGHTS_FILE = "weights.bin"
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Size = Annotated[int, Field(ge=1, lt=2**31)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class TensorManifest(_Frozen):
+class TensorManifest(Frozen):
     """A tensor on the edge of a stage.
 
     Attributes:
@@ -66,7 +60,7 @@ class TensorManifest(_Frozen):
         return tuple(shape)
 
 
-class DecisionManifest(_Frozen):
+class DecisionManifest(Frozen):
     """Where the agent chooses: ``conv`` is its module path, ``stage`` the stage it opens."""
 
     conv: str
@@ -80,7 +74,7 @@ class DecisionManifest(_Frozen):
         return self
 
 
-class ConvManifest(_Frozen):
+class ConvManifest(Frozen):
     """What becomes of one convolution, and why.
 
     Attributes:
@@ -103,7 +97,7 @@ class ConvManifest(_Frozen):
     widths: tuple[Size, ...] | None = None
 
 
-class BranchManifest(_Frozen):
+class BranchManifest(Frozen):
     """A stage for one choice of options; ``macs`` per sample, ``weight_bytes`` once loaded.
 
     ``input_options`` are in the order of the stage's ``input_decisions``.
@@ -122,7 +116,7 @@ class BranchManifest(_Frozen):
         return (*self.input_options, *own)
 
 
-class StageManifest(_Frozen):
+class StageManifest(Frozen):
     """A piece of network from one decision to the next."""
 
     decision: Count | None
@@ -137,7 +131,7 @@ class StageManifest(_Frozen):
         return self.input_decisions if self.decision is None else (*self.input_decisions, self.decision)
 
 
-class AgentStepManifest(_Frozen):
+class AgentStepManifest(Frozen):
     """One agent step; ``features`` names the pooled tensor ``[N, C_in]`` it reads."""
 
     file: str
@@ -145,7 +139,7 @@ class AgentStepManifest(_Frozen):
     macs: Count
 
 
-class AgentManifest(_Frozen):
+class AgentManifest(Frozen):
     """The agent: steps take features, state ``[N, D]`` and penalty ``[N]``.
 
     They give q_values ``[N, K]``, option ``[N]`` int64 in 1..K and the next state. The
@@ -159,7 +153,7 @@ class AgentManifest(_Frozen):
     steps: tuple[AgentStepManifest, ...]
 
 
-class FileManifest(_Frozen):
+class FileManifest(Frozen):
     """A file of the bundle: its POSIX path below the bundle, size and hash."""
 
     path: str
@@ -167,7 +161,7 @@ class FileManifest(_Frozen):
     sha256: Sha256
 
 
-class Verification(_Frozen):
+class Verification(Frozen):
     """What export measured against the masked torch reference.
 
     Deviations are largest absolute errors ÷ largest absolute reference value.
@@ -185,7 +179,7 @@ class Verification(_Frozen):
     agent_decisions_equal: Count = 0
 
 
-class Preprocessing(_Frozen):
+class Preprocessing(Frozen):
     """From an image file to one input ``[C, H, W]``.
 
     Convert to ``colour``, resize bilinearly to ``size`` (H, W), scale 0..255 to 0..1,
@@ -225,7 +219,7 @@ def check_description(
         raise ValueError(f"classes: {len(classes)} names for outputs of shape {tuple(output_shape)}")
 
 
-class Manifest(_Frozen):
+class Manifest(Frozen):
     """The whole manifest, without ``manifest_sha256``, which covers it.
 
     ``macs`` is the full network's, per sample; ``producer`` the program that wrote it;

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rnp_deploy.datasets.cifar import load_cifar
 from rnp_deploy.datasets.digits import load_digits, write_sample_images
-from rnp_deploy.datasets.image_data import ArrayImages, Colour, ImageData, LabelledImages
+from rnp_deploy.datasets.image_data import ArrayImages, Colour, ImageData, LabelledImages, spread_rows
 from rnp_deploy.datasets.image_folder import load_image_folder
 from rnp_deploy.errors import InputError, MissingRuntimeError
 from rnp_deploy.progress import Progress, no_progress
 
-__all__ = ["ArrayImages", "ImageData", "LabelledImages", "load_data", "write_sample_images"]
+__all__ = ["ArrayImages", "ImageData", "LabelledImages", "load_data", "spread_rows", "write_sample_images"]
 
 _KNOWN = "digits, cifar10:DIR, cifar100:DIR, folder:DIR"
 

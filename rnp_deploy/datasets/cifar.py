@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.datasets.augmentation import crop_and_flip
-from rnp_deploy.datasets.image_data import Augment, Colour, ImageData, make_preprocessing
+from rnp_deploy.datasets.image_data import Augment, Colour, ImageData
 from rnp_deploy.errors import InputError
-from rnp_deploy.preprocessing import image_array
+from rnp_deploy.preprocessing import image_array, make_preprocessing
 
 __all__ = ["load_cifar"]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.datasets.augmentation import affine
-from rnp_deploy.datasets.image_data import ArrayImages, Colour, ImageData, make_preprocessing
+from rnp_deploy.datasets.image_data import ArrayImages, Colour, ImageData
 from rnp_deploy.errors import InputError
-from rnp_deploy.preprocessing import image_array
+from rnp_deploy.preprocessing import image_array, make_preprocessing
 
 __all__ = ["load_digits", "write_sample_images"]
 

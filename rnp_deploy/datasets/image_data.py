@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.errors import InputError
 
-__all__ = ["ArrayImages", "Augment", "Colour", "ImageData", "LabelledImages", "make_preprocessing"]
+__all__ = ["ArrayImages", "Augment", "Colour", "ImageData", "LabelledImages", "spread_rows"]
 
 Colour = Literal["L", "RGB", "BGR"]
 #: From images ``[n, C, H, W]`` and seeds ``[n]`` to images of the same shape; see :mod:`.augmentation`.
@@ -132,9 +131,7 @@ class ImageData:
                 )
 
 
-def make_preprocessing(**fields: Any) -> Preprocessing:
-    """A :class:`Preprocessing`; InputError where the fields do not fit each other."""
-    try:
-        return Preprocessing(**fields)
-    except ValidationError as err:
-        raise InputError(f"preprocessing: {err.errors()[0]['msg']}") from err
+def spread_rows(images: LabelledImages, most: int) -> NDArray[np.int64]:
+    """At most so many rows, evenly taken."""
+    count = min(len(images), most)
+    return np.arange(count) * len(images) // count

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.datasets.augmentation import random_resized_crop
-from rnp_deploy.datasets.image_data import Colour, ImageData, make_preprocessing
+from rnp_deploy.datasets.image_data import Colour, ImageData
 from rnp_deploy.errors import InputError
-from rnp_deploy.preprocessing import image_array, open_image
+from rnp_deploy.preprocessing import image_array, make_preprocessing, open_image
 from rnp_deploy.progress import Progress, no_progress
 
 if TYPE_CHECKING:

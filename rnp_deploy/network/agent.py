@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from rnp_deploy.errors import InputError
+from rnp_deploy.pruning_settings import PENALTY_RANGE
 
-__all__ = ["PENALTY_RANGE", "Agent", "AgentStep", "PenaltyScale", "StepOutput"]
+__all__ = ["Agent", "AgentStep", "PenaltyScale", "StepOutput"]
 
-#: Prices a penalty-conditioned agent is trained with where nothing else is said. One just below
-#: zero pays for computing, so that the full network lies on the curve.
-PENALTY_RANGE = (-0.02, 1.0)
 
 _UNTRAINED_WEIGHT = 0.01
 _UNTRAINED_STEP = 0.05

@@ -10,13 +10,13 @@ from torch import Tensor, fx, nn
 
 from rnp_deploy.errors import InputError, NothingPrunableError, TracingError
 from rnp_deploy.explanation import Explanation
-from rnp_deploy.network.agent import PENALTY_RANGE, Agent, StepOutput
+from rnp_deploy.network.agent import Agent, StepOutput
 from rnp_deploy.network.channels import ChannelAnalysis
 from rnp_deploy.network.ordering import filter_order, reorder_channels
 from rnp_deploy.network.stages import Decision, Stage, cut_stages
 from rnp_deploy.network.tracing import Trace, same_outputs, trace_backbone
 from rnp_deploy.network.widths import analyse_channels
-from rnp_deploy.pruning_settings import PruningSettings
+from rnp_deploy.pruning_settings import PENALTY_RANGE, PruningSettings
 
 __all__ = ["RuntimePrunedNetwork"]
 

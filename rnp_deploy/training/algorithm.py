@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from rnp_deploy.bundle.calibration import Calibration
-from rnp_deploy.datasets import ImageData
+from rnp_deploy.datasets import ImageData, spread_rows
 from rnp_deploy.errors import InputError, TrainingError
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.progress import Progress, no_progress
 from rnp_deploy.training import phases, processes
 from rnp_deploy.training.config import TrainingConfig
-from rnp_deploy.training.evaluation import calibration_points, fixed_policy, outcomes, spread_rows
+from rnp_deploy.training.evaluation import calibration_points, fixed_policy, outcomes
 from rnp_deploy.training.minibatches import epoch_of, minibatches
 from rnp_deploy.training.phases import Descent, Phase, StepResult
 from rnp_deploy.training.progress_log import EpochLog, EpochRow, Meter, no_log
@@ -51,6 +51,10 @@ class RunSettings:
     folder: Path | None = None
     resume: bool = False
     save_every_s: float = 30.0
+
+    def reading(self, batch_size: int) -> tuple[int, int]:
+        """Workers, and images at once, of an evaluation: it is to fit where training does."""
+        return self.workers, min(256, batch_size)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def train(
     """
     run = run or RunSettings()
     device = processes.torch_device(run.device)
-    with _own_random_state(device):
+    with processes.own_random_state(device):
         training = _Training(backbone, data, config, run, device)
         for phase in training.phases:
             training.do(phase, progress, log)
@@ -173,8 +177,8 @@ class _Training:
         progress("calibrating", 0, 1)
         full = fixed_policy(network, network.full_options(1)[0])
         with _memory_named(self.config.batch_size, self.device, "calibrating"):
-            (whole,) = outcomes(network, images, [full], rows, *self._reading)
-            points = calibration_points(network, images, rows, *self._reading)
+            (whole,) = outcomes(network, images, [full], rows, *self.run.reading(self.config.batch_size))
+            points = calibration_points(network, images, rows, *self.run.reading(self.config.batch_size))
         progress("calibrating", 1, 1)
         calibration = Calibration(
             data=f"{self.data.name}:test",
@@ -260,13 +264,10 @@ class _Training:
             return backbone(images), images.new_zeros(len(images), 0)
 
         with _memory_named(self.config.batch_size, self.device, "measuring the backbone"):
-            (outcome,) = outcomes(backbone, self.data.test, [plain], rows, *self._reading)
+            (outcome,) = outcomes(
+                backbone, self.data.test, [plain], rows, *self.run.reading(self.config.batch_size)
+            )
         return outcome.accuracy
-
-    @property
-    def _reading(self) -> tuple[int, int]:
-        """Workers and batch size of an evaluation, which is to fit where training does."""
-        return self.run.workers, min(256, self.config.batch_size)
 
     def _row(self, meter: Meter, phase: Phase, done: int) -> EpochRow:
         descent = self.descents.get(phase.name)
@@ -346,12 +347,6 @@ def _identity(
         "network": hashlib.sha256(str(pruned.backbone.graph).encode() + repr(backbone).encode()).hexdigest(),
         "first weights": weights.hexdigest(),
     }
-
-
-@contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
-        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rnp_deploy.datasets import ImageData
+from rnp_deploy.datasets import ImageData, spread_rows
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.progress import Progress, no_progress
 from rnp_deploy.training import phases, processes
@@ -18,9 +18,9 @@ from rnp_deploy.training.evaluation import (
     Outcome,
     agent_policy,
     fixed_policy,
+    mean_macs_share,
     outcomes,
     point_of,
-    spread_rows,
 )
 from rnp_deploy.training.minibatches import epoch_of, minibatches
 
@@ -86,7 +86,7 @@ def compare(
     device = processes.torch_device(run.device)
     network = result.network.to(device)
     rows = spread_rows(data.test, config.calibration_images)
-    reading = run.workers, min(256, config.batch_size)
+    reading = run.reading(config.batch_size)
     uniform = [_uniform(network, j) for j in range(1, network.groups + 1)]
     penalties = [point.penalty for point in result.calibration.points]
     chosen = outcomes(
@@ -129,7 +129,6 @@ def random_options_at(
         generator: Of the draws.
     """
     u = torch.rand(samples, len(network.decisions), generator=generator, dtype=torch.float64)
-    full = float(network.macs(network.full_options(1)))
     low, high = -_STEEPEST, _STEEPEST
     options = torch.ones(u.shape, dtype=torch.int64)
     for _ in range(_BISECTIONS):
@@ -137,7 +136,7 @@ def random_options_at(
         for t, k in enumerate(network.option_counts):
             shares = torch.softmax(slope * torch.arange(1, k + 1, dtype=torch.float64) / k * 4, dim=0)
             options[:, t] = 1 + torch.searchsorted(shares.cumsum(0)[:-1].contiguous(), u[:, t].contiguous())
-        if float(network.macs(options).double().mean()) / full > macs_share:
+        if mean_macs_share(network, options) > macs_share:
             high = slope
         else:
             low = slope
@@ -158,7 +157,7 @@ def _narrow_network(
     epoch = epoch_of(data.train, config.batch_size)
     learning = (phases.BACKBONE, phases.RANDOM, phases.TUNING)
     steps = sum(phase.steps for phase in phases.schedule(config, epoch) if phase.name in learning)
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+    with processes.own_random_state(device):
         torch.manual_seed(config.seed)
         network = RuntimePrunedNetwork.from_settings(backbone, example, config.pruning).to(device).train()
         name = f"narrow network {int(options[0])}"

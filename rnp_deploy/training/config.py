@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 
 from rnp_deploy.errors import InputError
-from rnp_deploy.pruning_settings import PruningSettings
+from rnp_deploy.pruning_settings import PENALTY_RANGE, PruningSettings
 
 __all__ = ["TrainingConfig"]
 
@@ -55,7 +55,7 @@ class TrainingConfig:
     seed: int = 0
     pruning: PruningSettings = field(default_factory=PruningSettings)
     penalty: float = 0.05
-    penalty_range: tuple[float, float] | None = (-0.02, 1.0)
+    penalty_range: tuple[float, float] | None = PENALTY_RANGE
     gamma: float = 1.0
     first_epsilon: float = 1.0
     last_epsilon: float = 0.1

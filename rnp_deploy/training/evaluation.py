@@ -15,7 +15,8 @@ from torch import Tensor
 from rnp_deploy.bundle.calibration import CalibrationPoint
 from rnp_deploy.datasets import LabelledImages
 from rnp_deploy.network import RuntimePrunedNetwork
-from rnp_deploy.network.agent import PENALTY_RANGE, PenaltyScale
+from rnp_deploy.network.agent import PenaltyScale
+from rnp_deploy.pruning_settings import PENALTY_RANGE
 from rnp_deploy.training.minibatches import split_batches
 
 __all__ = [
@@ -25,9 +26,9 @@ __all__ = [
     "calibration_points",
     "evaluate",
     "fixed_policy",
+    "mean_macs_share",
     "outcomes",
     "point_of",
-    "spread_rows",
 ]
 
 _BATCH = 256
@@ -50,12 +51,6 @@ class Outcome(NamedTuple):
     def accuracy(self) -> float:
         """Share of the images whose largest logit is their label."""
         return float(self.correct.double().mean())
-
-
-def spread_rows(images: LabelledImages, most: int) -> NDArray[np.int64]:
-    """At most so many rows, evenly taken."""
-    count = min(len(images), most)
-    return np.arange(count) * len(images) // count
 
 
 def agent_policy(network: RuntimePrunedNetwork, penalty: float | None) -> Policy:
@@ -125,15 +120,18 @@ def evaluate(
     return point_of(network, outcome, network.agent.penalty if penalty is None else penalty)
 
 
+def mean_macs_share(network: RuntimePrunedNetwork, options: Tensor) -> float:
+    """Mean backbone MACs of options ``[N, T]`` ÷ the full network's."""
+    return float((network.macs(options).double() / network.macs(network.full_options(1))).mean())
+
+
 def point_of(network: RuntimePrunedNetwork, outcome: Outcome, penalty: float) -> CalibrationPoint:
     """An outcome as a point of a calibration curve."""
-    full = network.macs(network.full_options(1))
-    shares = network.macs(outcome.options).double() / full
     counts = zip(outcome.options.T, network.option_counts, strict=True)
     return CalibrationPoint(
         penalty=penalty,
         accuracy=outcome.accuracy,
-        macs_share=float(shares.mean()),
+        macs_share=mean_macs_share(network, outcome.options),
         option_counts=tuple(
             tuple(torch.bincount(column, minlength=k + 1)[1:].tolist()) for column, k in counts
         ),

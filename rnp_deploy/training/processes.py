@@ -19,7 +19,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_deploy.errors import InputError
 
-__all__ = ["average_gradients", "count", "join", "rank", "synced_batch_norms", "torch_device"]
+__all__ = [
+    "average_gradients",
+    "count",
+    "join",
+    "own_random_state",
+    "rank",
+    "synced_batch_norms",
+    "torch_device",
+]
 
 
 def torch_device(name: str) -> torch.device:
@@ -47,6 +55,13 @@ def torch_device(name: str) -> torch.device:
                 "use --device cpu, or install a build of torch for CUDA"
             )
     return device
+
+
+@contextmanager
+def own_random_state(device: torch.device) -> Iterator[None]:
+    """Leave torch's global random state, and the device's, as they were."""
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        yield
 
 
 @contextmanager

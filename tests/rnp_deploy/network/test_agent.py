@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from rnp_deploy.errors import InputError
-from rnp_deploy.network.agent import PENALTY_RANGE, Agent, PenaltyScale
+from rnp_deploy.network.agent import Agent, PenaltyScale
+from rnp_deploy.pruning_settings import PENALTY_RANGE
 
 
 def agent(penalty_range=None):

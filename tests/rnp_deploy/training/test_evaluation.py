@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from networks import undecided
-from rnp_deploy.datasets import ArrayImages, load_data
+from rnp_deploy.datasets import ArrayImages, load_data, spread_rows
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.training.evaluation import (
     agent_policy,
@@ -17,7 +17,6 @@ from rnp_deploy.training.evaluation import (
     fixed_policy,
     outcomes,
     point_of,
-    spread_rows,
 )
 from tiny_training import tiny_data, tiny_network
 
