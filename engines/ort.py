@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rnp_deploy.bundle.reading import Bundle
-from rnp_deploy.engine import Arrays, OpenEngine
+from rnp_deploy.engine import AnyArray, Arrays, OpenEngine
 from rnp_deploy.errors import EngineError, InputError, MissingRuntimeError
 
-__all__ = ["OrtEngine", "engine_from_onnx", "opener", "threads_in_use"]
+__all__ = ["OrtEngine", "engine_from_onnx", "opener", "require_runtime", "session_options", "threads_in_use"]
 
 logger = logging.getLogger(__name__)
 
 _pool_lock = threading.Lock()
 _pool_threads: int | None = None  # None: not started; 0: one per core
+_allocator_shared: bool | None = None  # None: not tried yet
 
 
 class OrtEngine:
@@ -44,27 +45,60 @@ class OrtEngine:
             raise EngineError(f"{self._where}: ONNX Runtime failed: {err}") from err
         return dict(zip(self._outputs, results, strict=True))
 
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        """See :meth:`rnp_deploy.engine.Engine.bind`."""
+        session = self._session
+        if session is None:
+            raise EngineError(f"{self._where} was bound after close")
+        binding = session.io_binding()
+        try:
+            for name, array in inputs.items():
+                binding.bind_ortvalue_input(name, _ort_value(array))
+            for name, array in outputs.items():
+                binding.bind_ortvalue_output(name, _ort_value(array))
+        except Exception as err:  # pybind raises classes of its own that share no root
+            raise EngineError(f"{self._where}: ONNX Runtime cannot bind it: {err}") from err
+        return _bound_call(session, binding, self._where)
+
     def close(self) -> None:
         """Drop the session."""
         self._session = None
 
 
-def opener(bundle: Bundle, threads: int | None = None) -> OpenEngine:
-    """Make the function that opens a bundle's graphs; see :func:`engine_from_onnx`.
+class GraphSource(Protocol):
+    """A verified bundle or engine set: graphs by path, and the folder of their weights."""
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+
+    def graph(self, path: str) -> bytes:
+        """The verified bytes of one graph."""
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were replaced after they were verified; raises IntegrityError."""
+
+
+def opener(source: GraphSource, threads: int | None = None, *, optimised: bool = False) -> OpenEngine:
+    """Make the function that opens the graphs of a bundle or engine set; see :func:`engine_from_onnx`.
 
     Raises:
         MissingRuntimeError, InputError: As there, before anything is opened.
     """
-    _check(threads)
+    _check_threads(threads)
+    require_runtime()
 
     def open_engine(path: str) -> OrtEngine:
-        bundle.check_unchanged()
-        return engine_from_onnx(bundle.graph(path), bundle.path, f"{bundle.path}/{path}", threads)
+        source.check_unchanged()
+        where = f"{source.path}/{path}"
+        return engine_from_onnx(source.graph(path), source.path, where, threads, optimised=optimised)
 
     return open_engine
 
 
-def engine_from_onnx(graph: bytes, weights_folder: Path, where: str, threads: int | None = None) -> OrtEngine:
+def engine_from_onnx(
+    graph: bytes, weights_folder: Path, where: str, threads: int | None = None, *, optimised: bool = False
+) -> OrtEngine:
     """Open one ONNX graph as an ONNX Runtime CPU session.
 
     Args:
@@ -74,13 +108,30 @@ def engine_from_onnx(graph: bytes, weights_folder: Path, where: str, threads: in
         threads: Threads that compute, or None for one per core. The first engine that
             wants more than one starts the process's pool; later ones use it whatever they
             ask for, and a differing wish is logged.
+        optimised: Whether ONNX Runtime optimised the graph before, so that it is run as it is.
 
     Raises:
         MissingRuntimeError: onnxruntime is not installed, or too old.
         InputError: ``threads`` is below 1.
         EngineError: ONNX Runtime cannot load the graph.
     """
-    ort = _check(threads)
+    ort = require_runtime()
+    options = session_options(weights_folder, threads)
+    if optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Packed copies of weights would be memory of its own for each of many engines.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as err:  # pybind raises classes of its own that share no root
+        raise EngineError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {err}") from err
+    return OrtEngine(session, where)
+
+
+def session_options(weights_folder: Path, threads: int | None) -> Any:
+    """Options of a session in this process; raises as :func:`engine_from_onnx`."""
+    _check_threads(threads)
+    ort = require_runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 3  # warnings about graphs that were verified at export
     options.add_session_config_entry(
@@ -90,21 +141,13 @@ def engine_from_onnx(graph: bytes, weights_folder: Path, where: str, threads: in
         options.use_per_session_threads = False
     else:
         options.intra_op_num_threads = 1
-    try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as err:  # pybind raises classes of its own that share no root
-        raise EngineError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {err}") from err
-    return OrtEngine(session, where)
+    if _shares_allocator(ort):
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
 
 
-def threads_in_use() -> int | None:
-    """What to ask for to change nothing: the pool's size (None: one per core), or 1 where there is none."""
-    return 1 if _pool_threads is None else _pool_threads or None
-
-
-def _check(threads: int | None) -> Any:
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads is {threads!r}; pass an integer of at least 1, or None for one per core")
+def require_runtime() -> Any:
+    """The module ``onnxruntime``; raises MissingRuntimeError where there is none, or one too old."""
     try:
         import onnxruntime as ort
     except ImportError as err:
@@ -116,6 +159,59 @@ def _check(threads: int | None) -> Any:
             f"ONNX Runtime {ort.__version__} is too old; pip install -U 'rnp-deploy[cpu]'"
         )
     return ort
+
+
+def threads_in_use() -> int | None:
+    """What to ask for to change nothing: the pool's size (None: one per core), or 1 where there is none."""
+    return 1 if _pool_threads is None else _pool_threads or None
+
+
+def _bound_call(session: Any, binding: Any, where: str) -> Callable[[], None]:
+    # What the public method ends in: its checks for other devices cost more than a small graph.
+    run, bound = (
+        getattr(getattr(session, "_sess", None), "run_with_iobinding", None),
+        getattr(binding, "_iobinding", None),
+    )
+    if run is None or bound is None:
+        run, bound = session.run_with_iobinding, binding
+
+    def call(kept_alive: Any = (session, binding)) -> None:
+        try:
+            run(bound, None)
+        except Exception as err:  # pybind raises classes of its own that share no root
+            raise EngineError(f"{where}: ONNX Runtime failed: {err}") from err
+
+    return call
+
+
+def _ort_value(array: AnyArray) -> Any:
+    import onnxruntime as ort
+
+    if not array.flags.c_contiguous:
+        raise ValueError("an array is not C-contiguous")
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _shares_allocator(ort: Any) -> bool:
+    """Whether sessions can take scratch memory from one arena, instead of keeping one each."""
+    global _allocator_shared
+    with _pool_lock:
+        if _allocator_shared is None:
+            try:
+                info = ort.OrtMemoryInfo(
+                    "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+                )
+                ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, 1, -1, -1))
+                _allocator_shared = True
+            except Exception as err:  # noqa: BLE001 - then each session keeps its own
+                logger.info("ONNX Runtime's sessions share no arena: %s", err)
+                _allocator_shared = False
+    return _allocator_shared
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads is {threads!r}; pass an integer of at least 1, or None for one per core")
 
 
 def _uses_pool(ort: Any, threads: int | None) -> bool:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnp_deploy.bundle.manifest import BranchManifest, Manifest
-from rnp_deploy.bundle.reading import open_bundle
-from rnp_deploy.engine import Arrays, Engine, OpenEngine
+from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.engine import OpenEngine
+from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import ControllerClosedError, EngineError, InputError
-from rnp_deploy.routing import RoutedTensor, rows_by_options
+from rnp_deploy.execution import PlanRun, PlanRunner
+from rnp_deploy.memory import MemoryReport, resident_bytes
+from rnp_deploy.plan import Plan, plan_of_bundle
+from rnp_deploy.preloading import common_files, files_by_use
+from rnp_deploy.run_inputs import checked_images, checked_options, checked_penalty
 
 __all__ = ["Controller", "Result"]
+
+_POLICIES = ("regroup", "serial", "round-up")
 
 
 @dataclass(frozen=True)
@@ -28,44 +33,60 @@ class Result:
 
     Attributes:
         outputs: ``[N, ...]`` float32, in input order.
-        options: ``[N, T]`` int64 in 1..k, as decided or given.
+        options: ``[N, T]`` int64 in 1..k, as taken: decided, given, or rounded up.
         macs: ``[N]`` int64, multiply-accumulates of the backbone branches each sample took.
             The agent's are in the manifest (``agent.steps[].macs``).
+        approximate: Whether the policy may have let samples take more than they were decided
+            to (``"round-up"``, more than one sample): then outputs depend on the batch.
     """
 
     outputs: NDArray[np.float32]
     options: NDArray[np.int64]
     macs: NDArray[np.int64]
+    approximate: bool = False
 
 
 class Controller:
-    """Runs a bundle; made with :meth:`load`, used as a context manager or closed by hand.
+    """Runs a bundle or an engine set; made with :meth:`load`, used as a context manager or closed by hand.
 
     ``run`` may be called from many threads. Engines are opened when first needed.
 
     Attributes:
         manifest: Of the bundle.
+        plan: What is run, step by step.
     """
 
-    def __init__(self, manifest: Manifest, open_engine: OpenEngine) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        open_engine: OpenEngine,
+        *,
+        plan: Plan | None = None,
+        memory_budget_bytes: int | None = None,
+    ) -> None:
         """Make a controller over any engines; :meth:`load` is the usual way.
 
         Args:
             manifest: Checked.
             open_engine: Called once for each graph path that is needed.
+            plan: Of an engine set; None runs the bundle's own graphs.
+            memory_budget_bytes: As for :meth:`load`.
         """
         self.manifest = manifest
-        self._open_engine = open_engine
-        self._engines: dict[str, Engine] = {}
+        self.plan = plan or plan_of_bundle(manifest)
+        self._uses = files_by_use(self.plan, manifest)
+        self._budget_bytes = _checked_budget(memory_budget_bytes)
+        self._engines = EngineCache(
+            open_engine,
+            {piece.file: piece.weight_bytes for step in self.plan.steps for piece in step.pieces},
+            self._budget_bytes,
+            lambda engine: self._runner.workspaces.forget(engine),
+        )
+        ends = (manifest.inputs[0].name, manifest.outputs[0].name)
+        self._runner = PlanRunner(self.plan, ends, manifest.option_counts, self._engines)
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
-        self._branches: list[dict[tuple[int, ...], BranchManifest]] = [
-            {branch.options: branch for branch in stage.branches} for stage in manifest.stages
-        ]
-        self._last_use = {
-            tensor.name: s for s, stage in enumerate(manifest.stages) for tensor in stage.inputs
-        }
 
     @classmethod
     def load(
@@ -75,20 +96,30 @@ class Controller:
         device: str = "auto",
         threads: int | None = None,
         preload: str = "none",
+        *,
+        memory_budget_bytes: int | None = None,
+        cache_dir: str | Path | None = None,
     ) -> Controller:
-        """Open a bundle, after checking every hash in it.
+        """Open a bundle or an engine set, after checking its hashes.
 
         Args:
-            path: A bundle directory.
+            path: The directory.
             backend: ``"onnxruntime"``, or ``"auto"`` for the best there is.
             device: ``"cpu"``, or ``"auto"``.
             threads: Threads that compute; None is one per core. See
                 :func:`rnp_deploy.engines.ort.opener` on sharing them in a process.
-            preload: ``"none"`` opens an engine when a decision first needs it, ``"all"``
-                opens every one now.
+            preload: ``"none"`` opens an engine when a decision first needs it, ``"common"``
+                opens those now that at least 1 % of the calibration images took, ``"all"``
+                every one, the most used first; both stop where the budget ends.
+            memory_budget_bytes: Bytes of weights the open engines may hold together; the
+                least recently used are let go. None: no limit.
+            cache_dir: A bundle's engine set is built here on first use, and taken from here
+                later, also by other processes. None: the environment variable
+                ``RNP_CACHE_DIR``, or no cache; ``""``: no cache.
 
         Raises:
-            BundleError: The bundle is missing, changed, or of another format.
+            BundleError: The bundle or engine set is missing, changed, or of another format.
+            EngineSetMismatchError: The engine set was built for another machine or runtime.
             MissingRuntimeError: The backend is not installed.
             EngineError: The backend or device is not supported, or a graph cannot be loaded.
             InputError: Another argument is none of the above.
@@ -99,24 +130,35 @@ class Controller:
             raise EngineError(f"backend {backend!r} is not built yet; use 'onnxruntime'")
         if device not in ("auto", "cpu"):
             raise EngineError(f"device {device!r} is not supported by backend 'onnxruntime'; use 'cpu'")
-        if preload not in ("none", "all"):
-            raise InputError(f"preload is {preload!r}; use 'none' or 'all'")
+        if preload not in ("none", "common", "all"):
+            raise InputError(f"preload is {preload!r}; use 'none', 'common' or 'all'")
         from rnp_deploy.engines import ort
+        from rnp_deploy.engines.sources import open_source
 
-        bundle = open_bundle(path)
-        controller = cls(bundle.manifest, ort.opener(bundle, threads))
-        if preload == "all":
-            controller.preload()
+        source = open_source(path, cache_dir)
+        controller = cls(
+            source.manifest,
+            ort.opener(source.graphs, threads, optimised=source.plan is not None),
+            plan=source.plan,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+        if preload != "none":
+            controller.preload(common_only=preload == "common")
         return controller
 
-    def preload(self) -> None:
-        """Open every engine now."""
+    def preload(self, *, common_only: bool = False) -> None:
+        """Open engines now, the most used first, as far as the budget goes.
+
+        Args:
+            common_only: Only those that at least 1 % of the calibration images took.
+
+        Raises:
+            InputError: Only the common ones, and there is no calibration.
+            EngineError: A graph cannot be loaded.
+        """
+        files = common_files(self.plan, self.manifest) if common_only else list(self._uses)
         with self._use():
-            for step in self.manifest.agent.steps:
-                self._engine(step.file)
-            for stage in self.manifest.stages:
-                for branch in stage.branches:
-                    self._engine(branch.file)
+            self._engines.open_within_budget(files)
 
     def run(
         self,
@@ -125,10 +167,9 @@ class Controller:
         penalty: ArrayLike | None = None,
         target_macs: float | None = None,
         options: ArrayLike | None = None,
+        policy: str = "regroup",
     ) -> Result:
-        """Run a batch; each sample is decided for, and computed, as if it were alone.
-
-        Samples that take the same branch are computed together.
+        """Run a batch.
 
         Args:
             images: float32 ``[N, C, H, W]``, finite, N ≥ 1.
@@ -136,33 +177,60 @@ class Controller:
             target_macs: What an image is to cost on average, as a share, 0..1, of the full
                 network's MACs: takes the penalty that did on the calibration data. Images
                 unlike these cost more or less.
-            options: Integers ``[N, T]`` in 1..k: take these, and skip the agent;
-                the penalty then has no say.
+            options: Integers ``[N, T]`` in 1..k: take these; the agent and the penalty then
+                have no say.
+            policy: For samples that decide differently. ``"regroup"``: those that take the
+                same branch are computed together, each as if it were alone. ``"serial"``: one
+                sample after another; the same results, bit for bit those of single runs.
+                ``"round-up"``: at every decision all take the largest option any of them
+                chose; approximate, and never less accurate than decided. Given options are
+                rounded up likewise.
 
         Raises:
-            InputError: Images, penalty or options that do not fit, or a target beside them,
-                without a calibration, or out of its reach.
+            InputError: Images, penalty, options or policy that do not fit, or a target beside
+                them, without a calibration, or out of its reach.
             ControllerClosedError: After :meth:`close`.
             EngineError: An engine failed; the message names the piece.
         """
-        images = _checked_images(images, self.manifest.inputs[0].shape)
+        images = checked_images(images, self.manifest)
+        if policy not in _POLICIES:
+            raise InputError(f"policy is {policy!r}; use one of {', '.join(map(repr, _POLICIES))}")
         if target_macs is not None:
             if penalty is not None or options is not None:
                 raise InputError("target_macs is given beside a penalty or options; pass one of them")
             penalty = self._penalty_for(target_macs)
-        chosen = self._checked_options(options, len(images))
-        prices = self._checked_penalty(penalty, len(images))
+        chosen = checked_options(options, len(images), self.manifest)
+        prices = checked_penalty(penalty, len(images), self.manifest)
+        deciding, round_up = options is None, policy == "round-up"
+        if round_up and not deciding:
+            chosen[:] = chosen.max(axis=0)
         with self._use():
-            return self._run(images, None if options is not None else prices, chosen)
+            if policy == "serial" and len(images) > 1:
+                run = self._serial(images, prices, chosen, deciding=deciding)
+            else:
+                run = self._runner.run(images, prices, chosen, deciding=deciding, round_up=round_up)
+        return Result(run.outputs, chosen, run.macs, approximate=round_up and len(images) > 1)
+
+    def memory(self) -> MemoryReport:
+        """What this controller holds now."""
+        loaded = self._engines.loaded()
+        return MemoryReport(
+            engines=len(loaded),
+            engines_in_all=len(self._uses),
+            weight_bytes=sum(loaded.values()),
+            budget_bytes=self._budget_bytes,
+            evictions=self._engines.evictions,
+            workspace_bytes=self._runner.workspaces.nbytes,
+            resident_bytes=resident_bytes(),
+        )
 
     def close(self) -> None:
         """Refuse new runs, wait for those under way, release the engines. May be called twice."""
         with self._lock:
             self._closed = True
             self._lock.wait_for(lambda: self._running == 0)
-            engines, self._engines = list(self._engines.values()), {}
-        for engine in engines:
-            engine.close()
+        self._engines.close()
+        self._runner.workspaces.clear()
 
     def __enter__(self) -> Controller:
         return self
@@ -172,60 +240,17 @@ class Controller:
     ) -> None:
         self.close()
 
-    def _run(
-        self, images: NDArray[np.float32], prices: NDArray[np.float32] | None, options: NDArray[np.int64]
-    ) -> Result:
-        """Go through the stages; ``prices`` is None where ``options`` are given."""
-        batch = len(images)
-        every = np.arange(batch)
-        tensors = {self.manifest.inputs[0].name: _whole(images)}
-        state = np.zeros((batch, self.manifest.agent.state_size), np.float32)
-        macs = np.zeros(batch, np.int64)
-        for s, stage in enumerate(self.manifest.stages):
-            if stage.decision is not None and prices is not None:
-                step = self.manifest.agent.steps[stage.decision]
-                feeds = {"features": tensors[step.features].take(every), "state": state, "penalty": prices}
-                decided = self._compute(step.file, feeds, ("option", "next_state"))
-                options[:, stage.decision] = self._in_range(decided["option"], stage.decision)
-                state = decided["next_state"]
-            made = {tensor.name: RoutedTensor(batch) for tensor in stage.outputs}
-            for rows, key in rows_by_options(options[:, list(stage.option_decisions)]):
-                branch = self._branches[s][key]
-                feeds = {tensor.name: tensors[tensor.name].take(rows) for tensor in stage.inputs}
-                results = self._compute(branch.file, feeds, made)
-                for name, routed in made.items():
-                    routed.put(rows, results[name])
-                macs[rows] += branch.macs
-            tensors.update(made)
-            for tensor in stage.inputs:
-                if self._last_use[tensor.name] == s:
-                    del tensors[tensor.name]
-        return Result(tensors[self.manifest.outputs[0].name].take(every), options, macs)
-
-    def _compute(self, path: str, feeds: Arrays, wanted: Iterable[str]) -> Arrays:
-        results = self._engine(path).run(feeds)
-        missing = [name for name in wanted if name not in results]
-        if missing:
-            raise EngineError(f"{path} has no output {missing[0]!r}; the bundle does not fit its manifest")
-        return results
-
-    def _in_range(self, option: NDArray[np.int64], decision: int) -> NDArray[np.int64]:
-        most = self.manifest.option_counts[decision]
-        if option.min() < 1 or option.max() > most:
-            raise EngineError(
-                f"{self.manifest.agent.steps[decision].file} chose option {option.min()}..{option.max()}; "
-                f"decision {decision} has 1..{most}"
-            )
-        return option
-
-    def _engine(self, path: str) -> Engine:
-        engine = self._engines.get(path)
-        if engine is None:
-            with self._lock:
-                engine = self._engines.get(path)
-                if engine is None:
-                    engine = self._engines[path] = self._open_engine(path)
-        return engine
+    def _serial(
+        self,
+        images: NDArray[np.float32],
+        prices: NDArray[np.float32],
+        options: NDArray[np.int64],
+        *,
+        deciding: bool,
+    ) -> PlanRun:
+        rows = (slice(i, i + 1) for i in range(len(images)))
+        runs = [self._runner.run(images[row], prices[row], options[row], deciding=deciding) for row in rows]
+        return PlanRun(np.concatenate([run.outputs for run in runs]), np.concatenate([r.macs for r in runs]))
 
     @contextmanager
     def _use(self) -> Iterator[None]:
@@ -240,28 +265,6 @@ class Controller:
                 self._running -= 1
                 self._lock.notify_all()
 
-    def _checked_options(self, options: ArrayLike | None, batch: int) -> NDArray[np.int64]:
-        shape = (batch, len(self.manifest.decisions))
-        if options is None:
-            return np.zeros(shape, np.int64)
-        try:
-            given = np.asarray(options)
-        except ValueError as err:
-            raise InputError(f"options are ragged; pass integers of shape {shape}") from err
-        if given.shape != shape or given.dtype.kind not in "iu":
-            raise InputError(
-                f"options have shape {given.shape} and dtype {given.dtype}; "
-                f"pass integers of shape {shape}: one per image and decision"
-            )
-        counts = self.manifest.option_counts
-        if given.min() < 1 or (given > counts).any():
-            raise InputError(
-                f"options range over {given.min()}..{given.max()}; "
-                f"this network takes 1..{self.manifest.groups}"
-                + ("" if len(set(counts)) == 1 else f", by decision 1..{counts}")
-            )
-        return given.astype(np.int64)
-
     def _penalty_for(self, target_macs: float) -> float:
         if self.manifest.calibration is None:
             raise InputError(
@@ -270,34 +273,10 @@ class Controller:
             )
         return self.manifest.calibration.penalty_for(target_macs)
 
-    def _checked_penalty(self, penalty: ArrayLike | None, batch: int) -> NDArray[np.float32]:
-        try:
-            given = np.asarray(self.manifest.agent.penalty if penalty is None else penalty)
-            if given.dtype.kind not in "fiu":
-                raise InputError(f"penalty is {penalty!r}; pass one number, or one per image")
-            prices = np.ascontiguousarray(np.broadcast_to(given, (batch,)), np.float32)
-        except ValueError as err:
-            raise InputError(f"penalty is {penalty!r}; pass one number, or one per image") from err
-        if not np.isfinite(prices).all():
-            raise InputError("penalty is not finite; pass one number, or one per image")
-        return prices
 
-
-def _whole(images: NDArray[Any]) -> RoutedTensor:
-    routed = RoutedTensor(len(images))
-    routed.put(np.arange(len(images)), images)
-    return routed
-
-
-def _checked_images(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    wanted = f"float32 [N, {', '.join(map(str, shape))}]"
-    if not isinstance(images, np.ndarray):
-        raise InputError(f"images are a {type(images).__name__}; pass a numpy array, {wanted}")
-    if images.dtype != np.float32 or images.ndim != len(shape) + 1 or images.shape[1:] != shape:
-        raise InputError(f"images have shape {images.shape} and dtype {images.dtype}; pass {wanted}")
-    if not len(images):
-        raise InputError(f"images are an empty batch; pass at least one image, {wanted}")
-    if not np.isfinite(images).all():
-        bad = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))[0])
-        raise InputError(f"image {bad} holds NaN or infinity; check the preprocessing")
-    return np.ascontiguousarray(images)
+def _checked_budget(budget_bytes: int | None) -> int | None:
+    if budget_bytes is not None and (
+        isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int) or budget_bytes < 1
+    ):
+        raise InputError(f"memory_budget_bytes is {budget_bytes!r}; pass a number of bytes, or None")
+    return budget_bytes

@@ -17,6 +17,7 @@
     │   ├── FormatVersionError         written by another major version
     │   └── IntegrityError             a file or value differs from what was recorded
     └── EngineError
+        ├── EngineSetMismatchError     built for another machine or runtime
         ├── MissingRuntimeError        an optional package is not installed
         └── ControllerClosedError      used after close
 
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "ControllerClosedError",
     "EngineError",
+    "EngineSetMismatchError",
     "ExportError",
     "FormatVersionError",
     "InputError",
@@ -102,6 +104,10 @@ class IntegrityError(BundleError):
 
 class EngineError(RnpError):
     """An inference engine could not be made or run; the message names the piece."""
+
+
+class EngineSetMismatchError(EngineError):
+    """An engine set was built for another machine or runtime; the message says what differs."""
 
 
 class MissingRuntimeError(EngineError):

@@ -34,16 +34,13 @@ class RoutedTensor:
     def take(self, rows: Rows) -> NDArray[Any]:
         """The rows of these samples, in their order; they must be of one width.
 
-        No copy is made where ``rows`` are all the rows of one array.
+        No copy is made where ``rows`` are neighbours in one array, in its order.
         """
         parts, positions = self._part[rows], self._position[rows]
         first: NDArray[Any] = self._arrays[parts[0]]
-        if (
-            len(rows) == len(first)
-            and (parts == parts[0]).all()
-            and (positions == np.arange(len(rows))).all()
-        ):
-            return first
+        start = int(positions[0])
+        if (parts == parts[0]).all() and (positions == np.arange(start, start + len(rows))).all():
+            return first[start : start + len(rows)]
         gathered = np.empty((len(rows), *first.shape[1:]), first.dtype)
         for part in np.unique(parts):
             here = parts == part

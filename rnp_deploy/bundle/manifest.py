@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -328,7 +329,7 @@ class Manifest(Frozen):
         if other:
             raise ValueError(f"{other[0]} is used as a graph but is no .onnx file")
 
-    @property
+    @cached_property
     def option_counts(self) -> tuple[int, ...]:
         """How many options each decision has."""
         return tuple(len(decision.widths) for decision in self.decisions)

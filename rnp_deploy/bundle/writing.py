@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rnp_deploy.bundle.manifest import FileManifest, Manifest
-from rnp_deploy.bundle.reading import MANIFEST_FILE
-from rnp_deploy.canonical_json import canonical_sha256, dump_json
+from rnp_deploy.bundle.reading import MANIFEST_FILE, MANIFEST_FORMAT
+from rnp_deploy.bundle.signed_json import signed_text
 from rnp_deploy.hashing import file_sha256
 
 __all__ = ["describe_files", "save_manifest"]
@@ -24,6 +24,4 @@ def describe_files(folder: Path) -> tuple[FileManifest, ...]:
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write ``manifest.json`` with the hash of its own values."""
-    raw = manifest.model_dump(mode="json")
-    raw["manifest_sha256"] = canonical_sha256(raw, without="manifest_sha256")
-    (folder / MANIFEST_FILE).write_text(dump_json(raw), encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(signed_text(manifest, MANIFEST_FORMAT), encoding="utf-8")

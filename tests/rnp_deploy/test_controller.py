@@ -285,13 +285,20 @@ def test_many_threads_get_their_own_results_and_share_the_engines(network):
     assert sum(len(engine.runs) for path, engine in network.engines.items() if path == "s0/full.onnx") == 160
 
 
+def failing(path):
+    def compute(feeds):
+        raise EngineError(f"{path} failed")
+
+    return compute
+
+
 @pytest.mark.parametrize("path", ["agent/1.onnx", "s1/2.onnx"])
 def test_an_engine_error_reaches_the_caller_and_the_controller_goes_on(network, controller, path):
-    failing = FakeEngine(lambda feeds: (_ for _ in ()).throw(EngineError(f"{path} failed")))
-    controller._engines[path] = failing
+    controller.run(images_of([1]))
+    works, network.engines[path]._compute = network.engines[path]._compute, failing(path)
     with pytest.raises(EngineError, match=f"{path} failed"):
         controller.run(images_of([1]))
-    del controller._engines[path]
+    network.engines[path]._compute = works
     assert controller.run(images_of([1])).outputs.tolist() == expected_outputs([1], [[2, 1]])
     controller.close()
 

@@ -1,0 +1,44 @@
+"""What an engine set of ONNX Runtime holds for: this runtime on this processor."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+from rnp_deploy.engines.ort import require_runtime
+
+__all__ = ["fingerprint", "processor_name"]
+
+#: Instruction sets that decide which kernels and which memory layout ONNX Runtime takes.
+_FEATURES = (
+    "sse4_1", "avx", "fma", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "fphp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+
+
+@cache
+def fingerprint() -> dict[str, str]:
+    """Name → value, of this process; raises MissingRuntimeError without ONNX Runtime."""
+    flags = set(_cpuinfo("flags").split()) | set(_cpuinfo("Features").split())
+    return {
+        "onnxruntime": str(require_runtime().__version__),
+        "machine": platform.machine(),
+        "processor": processor_name(),
+        "features": " ".join(feature for feature in _FEATURES if feature in flags),
+    }
+
+
+def processor_name() -> str:
+    """The processor's model, as the system names it."""
+    return _cpuinfo("model name") or platform.processor() or "unknown"
+
+
+def _cpuinfo(field: str) -> str:
+    """The first value of a field of ``/proc/cpuinfo``; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field)
+    return next(values, "")

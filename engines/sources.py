@@ -1,0 +1,108 @@
+"""What a controller can be loaded from: a bundle, an engine set, or one built into a cache."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnp_deploy.bundle.engine_set import EngineSet, check_fingerprint, is_engine_set, open_engine_set
+from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, open_bundle
+from rnp_deploy.canonical_json import canonical_sha256
+from rnp_deploy.engines.fingerprint import fingerprint
+from rnp_deploy.errors import BundleError, EngineSetMismatchError, RnpError
+from rnp_deploy.hashing import file_sha256
+from rnp_deploy.plan import Plan
+
+__all__ = ["CACHE_VARIABLE", "Source", "open_source"]
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "RNP_CACHE_DIR"
+#: Goes up when engine sets are built in another way, so that those in caches are not taken.
+_CACHE_GENERATION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Verified graphs by path, the manifest of the network, and of an engine set the plan."""
+
+    graphs: Bundle | EngineSet
+    manifest: Manifest
+    plan: Plan | None
+
+
+def open_source(path: str | Path, cache_dir: str | Path | None = None) -> Source:
+    """Open a bundle or engine set.
+
+    Args:
+        path: Of either.
+        cache_dir: As for :meth:`rnp_deploy.Controller.load`.
+
+    Raises:
+        BundleError: As :func:`open_bundle` and :func:`open_engine_set`.
+        EngineSetMismatchError: An engine set that was built for something else.
+        MissingRuntimeError: onnxruntime is not installed.
+    """
+    path = Path(path)
+    if is_engine_set(path):
+        engine_set = open_engine_set(path)
+        check_fingerprint(path, engine_set.engines, fingerprint())
+        return Source(engine_set, engine_set.manifest, engine_set.engines.plan)
+    bundle = open_bundle(path)
+    folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else str(cache_dir)
+    cached = _cached(bundle, Path(folder)) if folder else None
+    if cached is not None:
+        return Source(cached, cached.manifest, cached.engines.plan)
+    return Source(bundle, bundle.manifest, None)
+
+
+def _cached(bundle: Bundle, folder: Path) -> EngineSet | None:
+    """The bundle's engine set of this machine, built now if need be; None where that cannot be done."""
+    manifest_hash = file_sha256(bundle.path / MANIFEST_FILE)
+    here = canonical_sha256({**fingerprint(), "generation": _CACHE_GENERATION}, without="")
+    target = folder / f"{manifest_hash[:24]}-{here[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"{target.name}.lock"):
+            found = _opened(target)
+            if found is None:
+                from rnp_deploy.engines.ort_build import build_engine_set
+
+                logger.info("building the engine set of %s into %s", bundle.path, target)
+                build_engine_set(bundle, target, overwrite=True)
+                found = open_engine_set(target)
+    except (RnpError, OSError, ImportError) as err:
+        logger.warning("%s is run without an engine set, since none can be cached: %s", bundle.path, err)
+        return None
+    return found
+
+
+def _opened(target: Path) -> EngineSet | None:
+    """An engine set that is whole and fits, or None: then it is built anew."""
+    if not is_engine_set(target):
+        return None
+    try:
+        engine_set = open_engine_set(target)
+        check_fingerprint(target, engine_set.engines, fingerprint())
+    except (BundleError, EngineSetMismatchError) as err:
+        logger.warning("a cached engine set is built again: %s", err)
+        return None
+    return engine_set
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One process at a time; where the system has no such locks, the last to build wins."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,76 @@
+"""Files of a bundle or engine set: inside its directory, plain, and as they were written."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path, PurePosixPath
+
+from rnp_deploy.bundle.manifest import FileManifest
+from rnp_deploy.errors import IntegrityError
+from rnp_deploy.hashing import file_sha256
+
+__all__ = ["confined", "file_identity", "sized", "verified"]
+
+_REMEDY = "copy it anew, or make it again"
+
+
+def file_identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to; empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def confined(root: Path, relative: str) -> Path:
+    """The file that a listed path names, inside ``root`` and behind no link; raises IntegrityError."""
+    pure = PurePosixPath(relative)
+    plain = relative == str(pure) and "\\" not in relative and "\0" not in relative and ":" not in relative
+    if not relative or not plain or pure.is_absolute() or ".." in pure.parts or relative == ".":
+        raise IntegrityError(f"{root}: the listed path {relative!r} leaves the directory; do not use it")
+    path = root
+    for part in pure.parts:
+        path = path / part
+        try:
+            linked = path.is_symlink()
+        except OSError as err:
+            raise IntegrityError(f"{path} cannot be read: {err}") from err
+        if linked:
+            raise IntegrityError(f"{path} is a link; only plain files are read")
+    return path
+
+
+def sized(root: Path, file: FileManifest) -> Path:
+    """A listed file of the recorded size; raises IntegrityError."""
+    path = confined(root, file.path)
+    try:
+        status = path.stat()
+    except OSError as err:
+        raise IntegrityError(f"{path} is missing; {_REMEDY}") from err
+    if not stat.S_ISREG(status.st_mode) or status.st_size != file.bytes:
+        raise IntegrityError(f"{path} has {status.st_size} bytes, not the {file.bytes} listed; {_REMEDY}")
+    return path
+
+
+def verified(root: Path, file: FileManifest, *, read: bool) -> bytes:
+    """Check the size and hash of a listed file.
+
+    Args:
+        root: The directory.
+        file: As listed.
+        read: Whether to return the bytes that were hashed, or none.
+
+    Raises:
+        IntegrityError: It differs, or cannot be read.
+    """
+    path = sized(root, file)
+    try:
+        data = path.read_bytes() if read else b""
+        digest = hashlib.sha256(data).hexdigest() if read else file_sha256(path)
+    except OSError as err:
+        raise IntegrityError(f"{path} cannot be read: {err}") from err
+    if digest != file.sha256:
+        raise IntegrityError(f"{path}: its sha256 is not the one listed; {_REMEDY}")
+    return data

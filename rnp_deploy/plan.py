@@ -1,0 +1,160 @@
+"""What a controller runs, step by step: which piece for which options, and the tensors between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rnp_deploy.bundle.fields import Count, Frozen, Size
+from rnp_deploy.bundle.manifest import Manifest, TensorManifest
+
+__all__ = ["PENALTY", "Piece", "Plan", "PlanTensor", "Step", "option_name", "plan_of_bundle", "state_name"]
+
+#: Name of the prices ``[N]`` among the tensors of a plan; no tensor of a network has a slash.
+PENALTY = "agent/penalty"
+
+
+def state_name(decision: int) -> str:
+    """The agent's state ``[N, D]`` before a decision; zeros before the first."""
+    return f"agent/state.{decision}"
+
+
+def option_name(decision: int) -> str:
+    """The options ``[N]`` int64 in 1..k that the agent chose."""
+    return f"agent/option.{decision}"
+
+
+class PlanTensor(Frozen):
+    """A tensor between steps, as it lies in memory: C-contiguous, the batch N first.
+
+    Attributes:
+        shape: Without N; an engine set may lay channels out in blocks, and round them up.
+        follows: The decision whose option sets the size of ``axis``, or None: full width.
+        axis: Counted with N as 0.
+        sizes: By option of that decision.
+    """
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: Literal["float32", "int64"] = "float32"
+    follows: Count | None = None
+    axis: Size = 1
+    sizes: tuple[Size, ...] = ()
+
+    def shape_at(self, options: Sequence[int]) -> tuple[int, ...]:
+        """The shape without N, for one option per decision."""
+        if self.follows is None:
+            return self.shape
+        size = self.sizes[options[self.follows] - 1]
+        return (*self.shape[: self.axis - 1], size, *self.shape[self.axis :])
+
+
+class Piece(Frozen):
+    """One graph to run: a branch, an agent step, or a branch with the agent step after it."""
+
+    options: tuple[Size, ...]
+    file: str
+    macs: Count
+    weight_bytes: Count
+
+
+class Step(Frozen):
+    """A place in the run: one of its pieces is run for each sample.
+
+    Attributes:
+        option_decisions: The decisions whose options name the piece.
+        inputs, outputs: The graphs' name of each tensor → its name in the plan.
+        pieces: One for each choice of options.
+        decides: The decision whose option it gives, or None.
+        agent_only: Whether nothing but the agent is in it, so that it is skipped where
+            options are given.
+        in_place: Output → the input whose memory it may take, by names of the plan.
+    """
+
+    option_decisions: tuple[Count, ...]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    pieces: tuple[Piece, ...]
+    decides: Count | None = None
+    agent_only: bool = False
+    in_place: dict[str, str] = Field(default_factory=dict)
+
+
+class Plan(Frozen):
+    """Steps in order, and every tensor that they pass on."""
+
+    tensors: tuple[PlanTensor, ...]
+    steps: tuple[Step, ...]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Plan:
+        known = {tensor.name for tensor in self.tensors}
+        for i, step in enumerate(self.steps):
+            unknown = sorted({*step.inputs.values(), *step.outputs.values()} - known)
+            if unknown:
+                raise ValueError(f"step {i} names {unknown[0]!r}, which is no tensor of the plan")
+            misplaced = [out for out, x in step.in_place.items() if out not in step.outputs.values()
+                         or x not in step.inputs.values()]  # fmt: skip
+            if misplaced:
+                raise ValueError(f"step {i} makes {misplaced[0]!r} in place of what it does not read")
+        return self
+
+    def last_uses(self) -> dict[str, int]:
+        """Tensor → the last step that reads it."""
+        return {name: i for i, step in enumerate(self.steps) for name in step.inputs.values()}
+
+
+def plan_of_bundle(manifest: Manifest) -> Plan:
+    """Stage 0, agent step 0, stage 1, …: each graph of the bundle as it is."""
+    agent = manifest.agent
+    tensors = {PENALTY: PlanTensor(name=PENALTY, shape=())}
+    tensors |= agent_tensors(manifest)
+    steps = []
+    for stage in manifest.stages:
+        if stage.decision is not None:
+            t = stage.decision
+            step = agent.steps[t]
+            graph = Piece(options=(), file=step.file, macs=0, weight_bytes=0)
+            steps.append(
+                Step(
+                    option_decisions=(),
+                    inputs={"features": step.features, "state": state_name(t), "penalty": PENALTY},
+                    outputs={"option": option_name(t), "next_state": state_name(t + 1)},
+                    pieces=(graph,),
+                    decides=t,
+                    agent_only=True,
+                )
+            )
+        described = (*stage.inputs, *stage.outputs)
+        tensors |= {tensor.name: plan_tensor(tensor) for tensor in described}
+        steps.append(
+            Step(
+                option_decisions=stage.option_decisions,
+                inputs={tensor.name: tensor.name for tensor in stage.inputs},
+                outputs={tensor.name: tensor.name for tensor in stage.outputs},
+                pieces=tuple(
+                    Piece(options=b.options, file=b.file, macs=b.macs, weight_bytes=b.weight_bytes)
+                    for b in stage.branches
+                ),
+            )
+        )
+    return Plan(tensors=tuple(tensors.values()), steps=tuple(steps))
+
+
+def agent_tensors(manifest: Manifest) -> Mapping[str, PlanTensor]:
+    """The states and options of an agent."""
+    decisions = len(manifest.decisions)
+    states = [state_name(t) for t in range(decisions + 1)]
+    options = [option_name(t) for t in range(decisions)]
+    return {name: PlanTensor(name=name, shape=(manifest.agent.state_size,)) for name in states} | {
+        name: PlanTensor(name=name, shape=(), dtype="int64") for name in options
+    }
+
+
+def plan_tensor(tensor: TensorManifest) -> PlanTensor:
+    """An edge of a stage as the bundle's graphs take it."""
+    return PlanTensor(
+        name=tensor.name, shape=tensor.shape, follows=tensor.follows, axis=tensor.axis, sizes=tensor.sizes
+    )
