@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnp_deploy.bundle.reading import Bundle
-from rnp_deploy.errors import InputError, MissingRuntimeError
+from rnp_deploy.engines.graph_joining import needed_nodes, onnx_module, rename_values
+from rnp_deploy.errors import InputError
 
 __all__ = ["static_graph"]
 
@@ -27,10 +28,7 @@ def static_graph(bundle: Bundle, options: Sequence[int]) -> bytes:
         InputError: ``options`` do not name a path.
         MissingRuntimeError: onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError as err:
-        raise MissingRuntimeError("joining graphs needs onnx; pip install 'rnp-deploy[bench]'") from err
+    onnx = onnx_module()
     manifest = bundle.manifest
     most = manifest.option_counts
     if len(options) != len(most) or not all(o in range(1, k + 1) for o, k in zip(options, most, strict=True)):
@@ -42,16 +40,11 @@ def static_graph(bundle: Bundle, options: Sequence[int]) -> bytes:
     for s, stage in enumerate(manifest.stages):
         model = onnx.ModelProto.FromString(bundle.graph(manifest.branch(s, options).file))
         edges = {tensor.name for tensor in (*stage.inputs, *stage.outputs)}
-        for node in model.graph.node:
-            node.name = f"stage{s}/{node.name}"
-            for names in (node.input, node.output):
-                names[:] = [_renamed(name, s, edges) for name in names]
-            nodes.append(node)
-        for tensor in model.graph.initializer:
-            tensor.name = _renamed(tensor.name, s, edges)
-            initializers.append(tensor)
+        rename_values(model.graph, f"stage{s}", {name: name for name in edges})
+        nodes += model.graph.node
+        initializers += model.graph.initializer
     output = manifest.outputs[0]
-    kept = _needed(nodes, output.name)
+    kept = needed_nodes(nodes, [output.name])  # what only the agent would read is left out
     used = {name for node in kept for name in node.input}
     graph = onnx.helper.make_graph(
         kept,
@@ -62,20 +55,6 @@ def static_graph(bundle: Bundle, options: Sequence[int]) -> bytes:
     )
     joined = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return bytes(joined.SerializeToString())
-
-
-def _renamed(name: str, stage: int, edges: set[str]) -> str:
-    return name if not name or name in edges else f"stage{stage}/{name}"
-
-
-def _needed(nodes: list[Any], output: str) -> list[Any]:
-    """The nodes the output depends on; what only the agent would read is left out."""
-    wanted, kept = {output}, []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _info(onnx: Any, tensor: Any) -> Any:

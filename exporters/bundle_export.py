@@ -40,7 +40,7 @@ from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.network.stages import Stage
 from rnp_deploy.progress import Progress, no_progress
 
-__all__ = ["export_bundle"]
+__all__ = ["export_bundle", "on_cpu_in_eval_mode"]
 
 
 def export_bundle(
@@ -102,7 +102,7 @@ def export_bundle(
     path = Path(path)
     check_output(path, overwrite=overwrite, marker=MANIFEST_FILE)
     with (
-        _on_cpu_in_eval_mode(network),
+        on_cpu_in_eval_mode(network),
         torch.no_grad(),
         atomic_directory(path, overwrite=overwrite, marker=MANIFEST_FILE) as folder,
     ):
@@ -148,7 +148,8 @@ def _output_shape(network: RuntimePrunedNetwork) -> tuple[int, ...]:
 
 
 @contextmanager
-def _on_cpu_in_eval_mode(network: RuntimePrunedNetwork) -> Iterator[None]:
+def on_cpu_in_eval_mode(network: RuntimePrunedNetwork) -> Iterator[None]:
+    """Hold a network still on the CPU, and give it back on its device, in the modes it was in."""
     modes = {module: module.training for module in network.modules()}
     device = next(network.parameters()).device
     try:

@@ -20,7 +20,7 @@ from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.network.stages import Stage
 from rnp_deploy.progress import Progress
 
-__all__ = ["TOLERANCE", "verify_bundle"]
+__all__ = ["TOLERANCE", "checked_path_deviation", "verify_bundle"]
 
 #: Largest absolute error ÷ largest absolute activation that float32 rounding may cause.
 TOLERANCE = 1e-4
@@ -61,7 +61,7 @@ def verify_bundle(
             result = controller.run(images.numpy(), options=options)
             # A rounding error may tip a near tie, so outputs are compared at equal options.
             taken = torch.from_numpy(result.options)
-            deviation = _path_deviation(result.outputs, network.run(images, taken), taken)
+            deviation = checked_path_deviation(result.outputs, network.run(images, taken), taken)
             path_deviation = max(path_deviation, deviation)
         _, decided = network(images)
     return Verification(
@@ -134,7 +134,8 @@ def _deviation(got: NDArray[np.float32], expected: NDArray[np.float32], largest:
     return error / largest if largest > 0 else error
 
 
-def _path_deviation(outputs: NDArray[np.float32], expected: Tensor, options: Tensor) -> float:
+def checked_path_deviation(outputs: NDArray[np.float32], expected: Tensor, options: Tensor) -> float:
+    """Largest error ÷ largest reference output; raises VerificationError over the tolerance."""
     largest = float(expected.abs().max())
     deviation = _deviation(outputs, expected.numpy(), largest)
     if not deviation <= TOLERANCE:

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from rnp_deploy.errors import InputError, OutputError, OutputExistsError
 
-__all__ = ["atomic_directory", "check_output"]
+__all__ = ["atomic_directory", "atomic_file", "check_output", "check_output_file"]
+
+_MARKER_WITHIN_BYTES = 256
 
 
 def check_output(target: Path, *, overwrite: bool, marker: str) -> None:
@@ -34,6 +36,40 @@ def check_output(target: Path, *, overwrite: bool, marker: str) -> None:
         empty = target.is_dir() and not any(target.iterdir())
         if target.is_symlink() or not (empty or (target / marker).is_file()):
             raise OutputExistsError(f"{target} holds no {marker}; it is not ours to overwrite")
+    _check_parent(target)
+
+
+def check_output_file(target: Path, *, overwrite: bool, marker: bytes) -> None:
+    """As :func:`check_output`, for a file.
+
+    Args:
+        target: Where a file is to be written.
+        overwrite: Whether an earlier output of the same kind may be replaced.
+        marker: What the first bytes of an earlier output of this kind hold.
+
+    Raises:
+        OutputExistsError, InputError, OutputError: As there.
+    """
+    if target.is_dir():
+        raise OutputExistsError(f"{target} is a directory; pass the path of a file to write")
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise OutputExistsError(f"{target} exists; pass --overwrite (overwrite=True) or another path")
+        if target.is_symlink() or not target.is_file() or not _may_replace(target, marker):
+            raise OutputExistsError(f"{target} is not a file that this wrote; it is not ours to overwrite")
+    _check_parent(target)
+
+
+def _may_replace(file: Path, marker: bytes) -> bool:
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(_MARKER_WITHIN_BYTES)
+    except OSError as err:
+        raise OutputError(f"{file} cannot be read: {err}") from err
+    return not start or marker in start
+
+
+def _check_parent(target: Path) -> None:
     parent = target.absolute().parent
     if not parent.is_dir():
         raise InputError(f"{parent} does not exist; create it first")
@@ -60,7 +96,7 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
     try:
         partial.mkdir()
         yield partial
-        _sync(partial)
+        _sync(*partial.rglob("*"), partial)
         check_output(target, overwrite=overwrite, marker=marker)
         if target.exists():
             old = parent / f".{target.name}.old-{secrets.token_hex(4)}"
@@ -83,8 +119,34 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
         raise
 
 
-def _sync(directory: Path) -> None:
-    for path in (*directory.rglob("*"), directory):
+@contextmanager
+def atomic_file(target: Path, *, overwrite: bool, marker: bytes) -> Iterator[Path]:
+    """Yield the path of a file beside ``target``, to be written, that becomes it when the block succeeds.
+
+    On an error it is removed. A killed process leaves a hidden ``.<name>.partial-*``, and
+    under the final name what was there before.
+
+    Raises:
+        OutputExistsError, InputError: As :func:`check_output_file`.
+        OutputError: The file system refused.
+    """
+    target = Path(os.path.abspath(target))
+    check_output_file(target, overwrite=overwrite, marker=marker)
+    partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
+    try:
+        yield partial
+        _sync(partial)
+        check_output_file(target, overwrite=overwrite, marker=marker)
+        partial.replace(target)
+    except BaseException as err:
+        partial.unlink(missing_ok=True)
+        if isinstance(err, OSError):
+            raise OutputError(f"{target} cannot be written: {err}") from err
+        raise
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""``rnp-export``: checkpoint → bundle."""
+"""``rnp-export``: checkpoint → bundle, or one ONNX file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["main"]
 
 @click.command("rnp-export", cls=RnpCommand)
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle directory to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle directory to write, or file.")
 @model_options
 @pruning_options
 @click.option(
@@ -51,7 +51,12 @@ __all__ = ["main"]
     show_default=True,
     help="Random inputs each branch is compared with the torch reference on; 0: do not compare.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier bundle.")
+@click.option(
+    "--single-file",
+    is_flag=True,
+    help="Write one ONNX model, agent and branches inside, that any ONNX Runtime runs, one image at a time.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier bundle or file.")
 @click.option("--explain", is_flag=True, help="Show what becomes of every convolution, and export nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def main(
@@ -60,6 +65,7 @@ def main(
     branches: str,
     branches_for: tuple[str, ...],
     verify: int,
+    single_file: bool,
     overwrite: bool,
     explain: bool,
     as_json: bool,
@@ -71,8 +77,7 @@ def main(
     backbone is pruned as the options say, and its agent takes all groups everywhere until it is
     trained. With both, the model is the architecture of the checkpoint.
     """
-    from rnp_deploy.atomic import check_output
-    from rnp_deploy.exporters import export_bundle
+    from rnp_deploy.exporters import export_bundle, export_single_file
 
     if explain:
         explanation = _load(checkpoint, **backbone).network.explain()
@@ -83,25 +88,27 @@ def main(
         return
     if output is None:
         raise click.UsageError("pass -o BUNDLE, the directory to write, or --explain")
-    check_output(output, overwrite=overwrite, marker="manifest.json")
+    _check_output(output, overwrite, single_file)
     started = time.perf_counter()
     loaded = _load(checkpoint, **backbone)
+    options: dict[str, Any] = {
+        "branches": _modes(branches_for, branches),
+        "verify": verify,
+        "calibration": loaded.calibration,
+        "preprocessing": loaded.preprocessing,
+        "classes": loaded.classes,
+    }
     with progress_on_stderr() as progress:
-        manifest = export_bundle(
-            loaded.network,
-            output,
-            overwrite,
-            branches=_modes(branches_for, branches),
-            verify=verify,
-            calibration=loaded.calibration,
-            preprocessing=loaded.preprocessing,
-            classes=loaded.classes,
-            progress=progress,
-        )
+        if single_file:
+            written = export_single_file(loaded.network, output, overwrite, **options, progress=progress)
+            manifest, size = written.manifest, written.bytes
+        else:
+            manifest = export_bundle(loaded.network, output, overwrite, **options, progress=progress)
+            size = sum(file.bytes for file in manifest.files)
     report = {
-        "bundle": str(output),
+        "path" if single_file else "bundle": str(output),
         "branches": manifest.branch_count(),
-        "bytes": sum(file.bytes for file in manifest.files),
+        "bytes": size,
         "seconds": round(time.perf_counter() - started, 2),
         "agent_trained": manifest.agent_trained,
         "verification": manifest.verification.model_dump(mode="json"),
@@ -112,10 +119,21 @@ def main(
     deviation = manifest.verification.max_branch_deviation
     checked = "not verified" if deviation is None else f"largest deviation {deviation:.1e}"
     click.echo(
-        f"{output}: {report['branches']} branches, {int(str(report['bytes'])) / 1e6:.1f} MB, {checked}, {report['seconds']} s"
+        f"{output}: {report['branches']} branches, {size / 1e6:.1f} MB, {checked}, {report['seconds']} s"
     )
     if not manifest.agent_trained:
         click.echo("the agent is untrained and takes all groups everywhere; rnp-train trains one", err=True)
+
+
+def _check_output(output: Path, overwrite: bool, single_file: bool) -> None:
+    """Refuse an output before any work is done for it."""
+    from rnp_deploy.atomic import check_output, check_output_file
+    from rnp_deploy.exporters.single_file import SINGLE_FILE_MARKER
+
+    if single_file:
+        check_output_file(output, overwrite=overwrite, marker=SINGLE_FILE_MARKER)
+    else:
+        check_output(output, overwrite=overwrite, marker="manifest.json")
 
 
 def _load(checkpoint: Path | None, model: str | None, **options: Any) -> Checkpoint:
