@@ -1,4 +1,4 @@
-"""A directory appears whole or not at all, and never at the cost of somebody else's."""
+"""A directory or file appears whole or not at all, and never at the cost of somebody else's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rnp_deploy.atomic import atomic_directory, check_output
+from rnp_deploy.atomic import atomic_directory, atomic_file, check_output
 from rnp_deploy.errors import InputError, OutputError, OutputExistsError, RnpError
 
 MARKER = "mine.json"
@@ -193,3 +193,45 @@ def test_a_relative_path_is_written_where_the_process_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(type(tmp_path)("out"))
     assert (tmp_path / "out" / MARKER).is_file()
+
+
+def write_file(target, text="new: mine", *, overwrite=False):
+    with atomic_file(target, overwrite=overwrite, marker=b"mine") as partial:
+        assert partial.parent == target.parent, "a rename from another file system would not be atomic"
+        partial.write_text(text)
+        assert not target.exists() or target.read_text() != text
+
+
+def test_a_file_appears_when_the_block_ends_and_replaces_its_like(tmp_path):
+    write_file(tmp_path / "out", "earlier: mine")
+    with pytest.raises(OutputExistsError, match="pass --overwrite"):
+        write_file(tmp_path / "out")
+    write_file(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").read_text() == "new: mine"
+    (tmp_path / "empty").touch()
+    write_file(tmp_path / "empty", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["empty", "out"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("written", [True, False])
+def test_an_exception_leaves_the_earlier_file(tmp_path, error, written):
+    write_file(tmp_path / "out", "earlier: mine")
+    raised = OutputError if error is OSError else error
+    with pytest.raises(raised), atomic_file(tmp_path / "out", overwrite=True, marker=b"mine") as partial:
+        if written:
+            partial.write_text("half")
+        raise error
+    assert (tmp_path / "out").read_text() == "earlier: mine"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_file_of_somebody_elses_that_appeared_meanwhile_stays(tmp_path):
+    with (
+        pytest.raises(OutputExistsError),
+        atomic_file(tmp_path / "out", overwrite=False, marker=b"mine") as partial,
+    ):
+        partial.write_text("new: mine")
+        (tmp_path / "out").write_text("theirs")
+    assert (tmp_path / "out").read_text() == "theirs"
+    assert os.listdir(tmp_path) == ["out"]

@@ -19,6 +19,8 @@ from networks import undecided
 from rnp_deploy import Controller
 from rnp_deploy.bundle.manifest import Preprocessing, Verification
 from rnp_deploy.bundle.reading import read_manifest
+from rnp_deploy.engines.ort import engine_from_onnx
+from rnp_deploy.exporters import SingleFile
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.checkpoint import Architecture, Checkpoint, save_checkpoint
 from rnp_deploy.tools.export import main
@@ -101,6 +103,61 @@ def test_people_get_a_line_and_the_flags_reach_the_library(saved, bundle, tmp_pa
     assert out.startswith(f"{tmp_path / 'bundle'}: 11 branches, ")
     assert "not verified" in out
     assert calls == [(tmp_path / "bundle", True, 0), (tmp_path / "other", False, 2)]
+
+
+def test_a_single_file_and_its_report(saved, tmp_path):
+    network, path = saved[0], tmp_path / "model.onnx"
+    result = success(main, [saved[1], "--single-file", "-o", path, "--verify", "1", "--json"])
+    report = json.loads(result.stdout)
+    assert report.pop("seconds") > 0
+    assert report.pop("verification")["max_path_deviation"] <= 1e-4
+    assert report == {"path": str(path), "bytes": path.stat().st_size, "branches": 11, "agent_trained": True}
+    assert "verifying paths: " in result.stderr
+    images = torch.randn(1, 1, 16, 16)
+    with torch.no_grad():
+        expected, options = network(images)
+    got = engine_from_onnx(path.read_bytes(), tmp_path, "file", threads=1).run({"images": images.numpy()})
+    assert got["options"].tolist() == options.tolist()
+    np.testing.assert_allclose(got["outputs"], expected.numpy(), atol=1e-4 * float(expected.abs().max()))
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_a_single_file_over_another(saved, bundle, tmp_path, monkeypatch):
+    """The library's own tests write and overwrite for real."""
+    calls = []
+
+    def export(network, path, overwrite, **options):
+        calls.append((path, overwrite, options["verify"], options["classes"]))
+        manifest = read_manifest(bundle[0]).model_copy(
+            update={"verification": Verification(samples=0, tolerance=1e-4)}
+        )
+        return SingleFile(path, 1_200_000, manifest)
+
+    monkeypatch.setattr("rnp_deploy.exporters.export_single_file", export)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x0a\x12\x0arnp-deploy")
+    assert "model.onnx exists; pass --overwrite" in failure(main, [saved[1], "--single-file", "-o", path])
+    arguments = [saved[1], "--single-file", "-o", path, "--overwrite", "--verify", "0"]
+    out = success(main, arguments).stdout
+    assert out.startswith(f"{path}: 11 branches, 1.2 MB, not verified, ")
+    assert calls == [(path, True, 0, CLASSES)]
+
+
+def test_a_single_file_is_refused_where_something_else_is_before_any_work(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "rnp_deploy.network.checkpoint.load_checkpoint", lambda _: pytest.fail("work was done")
+    )
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "thesis").write_text("irreplaceable")
+    arguments = [saved[1], "--single-file", "--overwrite", "-o"]
+    assert "bundle is a directory; pass the path of a file" in failure(
+        main, [*arguments, tmp_path / "bundle"]
+    )
+    assert "it is not ours to overwrite" in failure(main, [*arguments, tmp_path / "thesis"])
+    assert "missing does not exist; create it first" in failure(
+        main, [*arguments, tmp_path / "missing/model.onnx"]
+    )
+    assert (tmp_path / "thesis").read_text() == "irreplaceable"
 
 
 def test_an_output_that_is_not_ours_is_refused_before_any_work(saved, tmp_path, monkeypatch):
