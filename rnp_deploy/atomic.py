@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rnp_deploy.errors import InputError, OutputError, OutputExistsError
 
-__all__ = ["atomic_directory", "atomic_file", "check_output", "check_output_file"]
+__all__ = ["atomic_directory", "atomic_file", "check_output", "check_output_file", "write_atomically"]
 
 _MARKER_WITHIN_BYTES = 256
 
@@ -130,13 +130,32 @@ def atomic_file(target: Path, *, overwrite: bool, marker: bytes) -> Iterator[Pat
         OutputExistsError, InputError: As :func:`check_output_file`.
         OutputError: The file system refused.
     """
-    target = Path(os.path.abspath(target))
     check_output_file(target, overwrite=overwrite, marker=marker)
+    with _replacing(target) as partial:
+        yield partial
+        check_output_file(target, overwrite=overwrite, marker=marker)
+
+
+def write_atomically(target: Path, text: str) -> None:
+    """Write a UTF-8 file as :func:`atomic_file` does, in the place of whatever file is there.
+
+    Raises:
+        InputError: The parent directory is missing.
+        OutputError: The file system refused.
+    """
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"{target.parent} does not exist; create it first")
+    with _replacing(target) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    target = Path(os.path.abspath(target))
     partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
     try:
         yield partial
         _sync(partial)
-        check_output_file(target, overwrite=overwrite, marker=marker)
         partial.replace(target)
     except BaseException as err:
         partial.unlink(missing_ok=True)

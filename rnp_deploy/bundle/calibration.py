@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.fields import Count, Finite, Frozen
 from rnp_deploy.errors import InputError
+from rnp_deploy.falling_curve import penalty_at_most
 
 __all__ = ["Calibration", "CalibrationPoint"]
 
@@ -64,12 +64,9 @@ class Calibration(Frozen):
         for point in self.points:
             if not curve or point.macs_share < curve[-1].macs_share:
                 curve.append(point)
-        if target_macs >= curve[0].macs_share:
-            return curve[0].penalty
-        for dearer, cheaper in itertools.pairwise(curve):
-            if target_macs >= cheaper.macs_share:
-                way = (dearer.macs_share - target_macs) / (dearer.macs_share - cheaper.macs_share)
-                return dearer.penalty + way * (cheaper.penalty - dearer.penalty)
+        penalty = penalty_at_most([(point.penalty, point.macs_share) for point in curve], target_macs)
+        if penalty is not None:
+            return penalty
         raise InputError(
             f"target_macs is {target_macs:.4g}: the cheapest calibrated point takes {curve[-1].macs_share:.4g} "
             f"of the full network's MACs, at penalty {curve[-1].penalty:.4g}"
