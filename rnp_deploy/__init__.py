@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rnp_deploy.controller import Controller, Result
+    from rnp_deploy.governor import LatencyGovernor
 
-__all__ = ["Controller", "Result", "__version__"]
+__all__ = ["Controller", "LatencyGovernor", "Result", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from rnp_deploy import controller
 
         return getattr(controller, name)
+    if name == "LatencyGovernor":
+        from rnp_deploy import governor
+
+        return governor.LatencyGovernor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

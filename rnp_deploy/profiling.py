@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from rnp_deploy.engines.static_graph import static_graph
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
 
-__all__ = ["Profile", "Timing", "percentile", "profile_bundle"]
+__all__ = ["Profile", "Timing", "environment", "percentile", "profile_bundle"]
 
 _MAX_BATCHES = 64  # distinct batches that are timed in turn
 
@@ -136,7 +137,7 @@ def profile_bundle(
     p50 = {name: float(np.median(values)) for name, values in latencies.items()}
     groups = range(1, bundle.manifest.groups + 1)
     return Profile(
-        environment=_environment(threads),
+        environment=environment(threads),
         batch=batch,
         images=len(images),
         timings=_timings(bundle, latencies, macs_share),
@@ -239,12 +240,11 @@ def _accuracy(outputs: list[NDArray[np.float32]], labels: NDArray[np.int64] | No
     return float((np.concatenate(outputs).reshape(len(labels), -1).argmax(axis=1) == labels).mean())
 
 
-def _environment(threads: int | None) -> dict[str, Any]:
-    import onnxruntime
-
+def environment(threads: int | None) -> dict[str, str | int | None]:
+    """What times depend on: versions (None of a runtime that is not loaded), processor, cores, threads."""
     return {
         "rnp_deploy": __version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": getattr(sys.modules.get("onnxruntime"), "__version__", None),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -1,0 +1,139 @@
+"""Measure the latency curve of a controller on the machine it runs on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.controller import Controller
+from rnp_deploy.errors import InputError
+from rnp_deploy.latency import LatencyCurve, LatencyPoint
+from rnp_deploy.price_scale import PriceScale
+from rnp_deploy.profiling import environment
+from rnp_deploy.progress import Progress, no_progress
+from rnp_deploy.pruning_settings import PENALTY_RANGE
+
+__all__ = ["default_penalties", "measure_latency_curve"]
+
+_POINTS = 12
+_MOST_BATCHES = 32  # distinct batches that are timed in turn; each is run once at every penalty before
+_FEWEST_RUNS = 20  # with fewer no run lies beyond the p95
+
+Images = NDArray[np.float32]
+
+
+def default_penalties(manifest: Manifest) -> tuple[float, ...]:
+    """About 12 rising penalties: of the calibrated points where there are any, or even over the range.
+
+    Calibrated points lie closer where the cost falls fast. An agent without a range of prices is
+    measured over the default one.
+    """
+    if manifest.calibration is not None:
+        points = manifest.calibration.points
+        kept = np.unique(np.linspace(0, len(points) - 1, _POINTS).round().astype(int))
+        return tuple(points[i].penalty for i in kept)
+    scale = PriceScale(*(manifest.agent.penalty_range or PENALTY_RANGE))
+    return tuple(scale.penalty(float(position)) for position in np.linspace(0, 1, _POINTS))
+
+
+def measure_latency_curve(
+    controller: Controller,
+    images: Images,
+    *,
+    batch: int = 1,
+    penalties: Sequence[float] | None = None,
+    duration_s: float = 20.0,
+    min_runs: int = 100,
+    threads: int | None = None,
+    data: str = "unnamed",
+    progress: Progress = no_progress,
+) -> LatencyCurve:
+    """Time a controller at several penalties, interleaved.
+
+    Each round runs every penalty once, on the same batch, one round from the lowest up and the
+    next from the highest down; rounds go through the images until both ``duration_s`` and
+    ``min_runs`` are reached. Before, every batch is seen once at every penalty, so that no engine
+    is opened while the clock runs. The controller should have the machine to itself.
+
+    Args:
+        controller: Open; it stays open.
+        images: float32 ``[N, C, H, W]``, N ≥ ``batch``, like those to come: latency depends on
+            what the agent decides for them.
+        batch: Images per run; a last short batch is left out.
+        penalties: Rising; None is :func:`default_penalties`.
+        duration_s: Seconds at least, for all penalties together.
+        min_runs: Runs of each penalty at least; 20 or more.
+        threads: What the controller was loaded with, for the record.
+        data: What the images are, for the record.
+        progress: Told of rounds.
+
+    Raises:
+        InputError: Fewer images than a batch, fewer runs than a p95 needs, penalties that do not rise.
+        EngineError: As :meth:`rnp_deploy.Controller.run`.
+    """
+    prices = default_penalties(controller.manifest) if penalties is None else tuple(map(float, penalties))
+    _check(np.shape(images), batch, prices, min_runs)
+    parts = [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:_MOST_BATCHES]
+    shares = [_macs_share(controller, parts, price) for price in prices]
+    latencies_ms = _measure(controller, parts, prices, duration_s, min_runs, progress)
+    points = (
+        LatencyPoint(penalty=price, macs_share=share, p50_ms=float(p50), p95_ms=float(p95))
+        for price, share, (p50, p95) in zip(
+            prices, shares, np.percentile(latencies_ms, [50, 95], axis=0).T, strict=True
+        )
+    )
+    return LatencyCurve(
+        batch=batch,
+        threads=threads,
+        data=data,
+        images=batch * len(parts),
+        runs=len(latencies_ms),
+        environment=environment(threads),
+        points=tuple(points),
+    )
+
+
+def _check(shape: tuple[int, ...], batch: int, prices: Sequence[float], min_runs: int) -> None:
+    count = shape[0] if shape else 0
+    if batch < 1 or count < batch:
+        raise InputError(f"{count} images do not fill a batch of {batch}")
+    if min_runs < _FEWEST_RUNS:
+        raise InputError(f"min_runs is {min_runs}; a p95 needs {_FEWEST_RUNS} runs or more")
+    if not prices or not np.isfinite(prices).all() or list(prices) != sorted(set(prices)):
+        raise InputError(f"penalties are {list(prices)}; pass one or more finite numbers that rise")
+
+
+def _macs_share(controller: Controller, parts: Sequence[Images], price: float) -> float:
+    macs = np.concatenate([controller.run(part, penalty=price).macs for part in parts])
+    return float(macs.mean() / controller.manifest.macs)
+
+
+def _measure(
+    controller: Controller,
+    parts: Sequence[Images],
+    prices: Sequence[float],
+    duration_s: float,
+    min_runs: int,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """Milliseconds ``[round, penalty]``."""
+    order = list(enumerate(prices))
+    rounds: list[list[float]] = []
+    started, reported = time.perf_counter(), 0
+    while len(rounds) < min_runs or time.perf_counter() - started < duration_s:
+        part, took_ms = parts[len(rounds) % len(parts)], [0.0] * len(prices)
+        for i, price in order:
+            before = time.perf_counter_ns()
+            controller.run(part, penalty=price)
+            took_ms[i] = (time.perf_counter_ns() - before) / 1e6
+        rounds.append(took_ms)
+        order.reverse()
+        share = min(len(rounds) / min_runs, (time.perf_counter() - started) / max(duration_s, 1e-9), 1.0)
+        if int(100 * share) > reported:
+            reported = int(100 * share)
+            progress("timing penalties, percent", reported, 100)
+    return np.asarray(rounds)
