@@ -67,7 +67,7 @@ class LatencyGovernor:
       weight 0.3: about three requests, long before a p95 is known: a queue builds up) or more than
       5 % of the window, one request more being forgiven (chronic lateness; from 20 requests on):
       by 0.05 + 1 per target that the recent mean is beyond late, at most 0.5. Then it waits one
-      target, since what is already queued was admitted at the old price, unless a request is 10 %
+      target, since what is queued has waited at the old price already, unless a request is 10 %
       later than the one that raised last. The window begins anew, so that one queue is not held
       against two prices.
     - *Give back slowly.* From ``window_s`` after the last raise on, while at most 5 % of the window
@@ -76,7 +76,7 @@ class LatencyGovernor:
       of the scale above the position that proved too low takes four times as long: under a
       steady load the price lingers where it suffices, instead of falling off that edge again and again.
     - *Ends.* The position is clamped and nothing is summed up beyond the ends: the first quiet
-      window at the dearest price begins the way down, the first late request at the lowest the way up.
+      window at the dearest price begins the way down, the first late requests at the lowest the way up.
     - *Idle.* Requests older than ``window_s`` count for nothing; without any, accuracy comes back.
 
     The asymmetry is meant: a queue that grows makes every later request late, whereas a price too
@@ -152,7 +152,7 @@ class LatencyGovernor:
         """
         if not latency_ms >= 0:
             raise InputError(f"latency_ms is {latency_ms}; pass milliseconds, 0 or more")
-        ratio = min(latency_ms / self._target_ms, _WORST)
+        ratio = min(float(latency_ms) / self._target_ms, _WORST)
         with self._lock:
             now = self._clock()
             self._give_back(now)
@@ -160,7 +160,7 @@ class LatencyGovernor:
                 self._recent = 0.0
             self._last_record = now
             self._recent += _RECENT_WEIGHT * (ratio - self._recent)
-            self._seen.append((now, latency_ms))
+            self._seen.append((now, float(latency_ms)))
             settled = now - self._raised_at >= self._target_ms / 1e3
             if settled:
                 self._judged.add(now, ratio)
