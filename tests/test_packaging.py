@@ -77,6 +77,8 @@ def test_the_wheel_carries_the_licence(wheel):
         ("rnp_deploy.errors", set()),
         ("rnp_deploy.controller", set()),
         ("rnp_deploy.bundle", set()),
+        ("rnp_deploy.governor", set()),
+        ("rnp_deploy.latency_calibration", set()),
         ("rnp_deploy.datasets", set()),
         ("rnp_deploy.engines.ort", set()),
         ("rnp_deploy.tools.inspect", {"click", "rich"}),
