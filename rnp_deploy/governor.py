@@ -16,13 +16,13 @@ from rnp_deploy.price_scale import PriceScale
 __all__ = ["GovernorState", "LatencyGovernor"]
 
 # Latencies as shares of the target.
-_LATE, _NEAR = 0.85, 0.7
+_LATE, _NEAR = 0.8, 0.65
 _WORST = 10.0  # more counts as this much, infinity (a request that was dropped) too
 _TAIL = 0.05  # of the requests may be late: the governed quantile is the p95
 _FEWEST = 20  # requests before a share of them says something
 _RECENT_WEIGHT = 0.3  # of the newest request in the recent mean: about the last three count
 _WORSE = 1.1  # times as late as at the last raise: no time to wait what that one does
-_STEP, _STEP_PER_EXCESS, _LARGEST_STEP = 0.05, 1.0, 0.5  # of the scale of prices
+_STEP, _STEP_PER_EXCESS, _LARGEST_STEP = 0.1, 1.0, 0.5  # of the scale of prices
 _EDGE, _EDGE_SLOWER = 0.1, 4.0  # above the position that was too low: so wide, so much slower
 _MOST_REQUESTS = 4096  # in a window
 
@@ -61,12 +61,12 @@ class LatencyGovernor:
             governor.record(1e3 * (time.monotonic() - arrived_s))  # waiting and computing
 
     The law. The governor moves on the scale of prices (0 the lowest, 1 the dearest; equal steps are
-    about equal steps of cost). A request is *late* above 85 % of the target, *near* above 70 %.
+    about equal steps of cost). A request is *late* above 80 % of the target, *near* above 65 %.
 
     - *Raise fast.* When the newest request is late, and so is either the recent mean (exponential,
       weight 0.3: about three requests, long before a p95 is known: a queue builds up) or more than
       5 % of the window, one request more being forgiven (chronic lateness; from 20 requests on):
-      by 0.05 + 1 per target that the recent mean is beyond late, at most 0.5. Then it waits one
+      by 0.1 + 1 per target that the recent mean is beyond late, at most 0.5. Then it waits one
       target, since what is queued has waited at the old price already, unless a request is 10 %
       later than the one that raised last. The window begins anew, so that one queue is not held
       against two prices.

@@ -130,7 +130,7 @@ def test_one_queue_is_answered_once_unless_it_grows():
         return before, governor.snapshot().raises
 
     assert raised([80.0] * 20) == (1, 1)
-    assert raised([80.0 * 1.12**i for i in range(1, 4)]) == (1, 4)
+    assert raised([80.0 * 1.12**i for i in range(1, 3)]) == (1, 3)
 
 
 def test_the_way_up_is_fast_and_the_way_down_slow():
@@ -227,7 +227,7 @@ def test_it_never_leaves_its_range_and_rises_only_at_a_late_request(history, sha
         governor.record(latency_ms)
         before = governor.penalty
         assert given_back <= before <= low + length + 5
-        assert before == given_back or latency_ms > 0.85 * (1 + scale_ms)
+        assert before == given_back or latency_ms > 0.8 * (1 + scale_ms)
 
 
 @given(HISTORY, st.floats(0, 3), st.floats(0, 300), st.floats(0, 300))

