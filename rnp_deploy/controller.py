@@ -192,7 +192,7 @@ class Controller:
             ControllerClosedError: After :meth:`close`.
             EngineError: An engine failed; the message names the piece.
         """
-        images = checked_images(images, self.manifest)
+        images = checked_images(images, self.manifest.inputs[0].shape)
         if policy not in _POLICIES:
             raise InputError(f"policy is {policy!r}; use one of {', '.join(map(repr, _POLICIES))}")
         if target_macs is not None:

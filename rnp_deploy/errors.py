@@ -16,6 +16,7 @@
     ├── BundleError
     │   ├── FormatVersionError         written by another major version
     │   └── IntegrityError             a file or value differs from what was recorded
+    ├── OverloadedError                more requests wait than were allowed to
     └── EngineError
         ├── EngineSetMismatchError     built for another machine or runtime
         ├── MissingRuntimeError        an optional package is not installed
@@ -39,6 +40,7 @@ __all__ = [
     "NothingPrunableError",
     "OutputError",
     "OutputExistsError",
+    "OverloadedError",
     "RnpError",
     "TracingError",
     "TrainingError",
@@ -102,6 +104,10 @@ class IntegrityError(BundleError):
     """A file or a recorded value is not what the manifest's hashes say."""
 
 
+class OverloadedError(RnpError):
+    """As many requests wait as may; wait and retry, send fewer, or allow more."""
+
+
 class EngineError(RnpError):
     """An inference engine could not be made or run; the message names the piece."""
 
@@ -115,4 +121,4 @@ class MissingRuntimeError(EngineError):
 
 
 class ControllerClosedError(EngineError):
-    """The controller was used after ``close``."""
+    """A controller, or a batcher before it, was used after ``close``."""

@@ -13,9 +13,11 @@ from rnp_deploy.errors import InputError
 __all__ = ["checked_images", "checked_options", "checked_penalty"]
 
 
-def checked_images(images: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
-    """A batch ``[N, C, H, W]`` as it may be fed; raises InputError."""
-    shape = manifest.inputs[0].shape
+def checked_images(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A batch ``[N, C, H, W]``, C-contiguous, copied only where it is not; raises InputError.
+
+    ``shape`` is ``[C, H, W]``.
+    """
     wanted = f"float32 [N, {', '.join(map(str, shape))}]"
     if not isinstance(images, np.ndarray):
         raise InputError(f"images are a {type(images).__name__}; pass a numpy array, {wanted}")
