@@ -126,7 +126,8 @@ class RequestBatcher:
                     "wait and retry, or raise max_pending"
                 )
             self._waiting.append(request)
-            # In between, the worker that the first one woke is waiting for the rest.
+            # Those between need no worker of their own: the first one's times them. Later ones do, since
+            # a batch may leave them; and every worker looks at the queue before it sleeps.
             if len(self._waiting) == 1 or len(self._waiting) >= self._max_batch:
                 self._changed.notify()
         return request.future
@@ -176,8 +177,6 @@ class RequestBatcher:
             batch = self._take_batch()
             if self._closed and not batch and not self._waiting:
                 return False
-            if self._waiting:
-                self._changed.notify()  # another worker, to take or time the rest
         if batch:
             self._run(batch)
         return True

@@ -41,13 +41,14 @@ def test_a_controller_closed_under_the_batcher():
                 batcher.run(image_of(0))
 
 
-def test_an_image_may_be_overwritten_once_submitted(notebook, make_batcher):
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_image_may_be_overwritten_once_submitted(notebook, make_batcher, step):
     batcher = make_batcher(max_batch=2)
-    buffer = np.zeros((1, 2, 4), np.float32)
+    buffer = np.zeros((1, 2, 2 * step), np.float32)
     futures = []
     for i in (1, 2):
         buffer[:] = i
-        futures.append(batcher.submit(buffer[:, :, ::2]))
+        futures.append(batcher.submit(buffer[:, :, ::step]))
         buffer[:] = np.nan
     check(answer(futures[0]), 1)
     check(answer(futures[1]), 2)
@@ -132,6 +133,7 @@ def test_an_idle_batcher_holds_no_result(notebook, make_batcher):
 
 def test_the_interpreter_ends_with_a_batcher_left_open():
     script = """
+        import sys
         import numpy as np
         from bundles import small_manifest
         from rnp_deploy import Controller, RequestBatcher
@@ -140,8 +142,8 @@ def test_the_interpreter_ends_with_a_batcher_left_open():
         batcher = RequestBatcher(controller, max_delay_ms=3_600_000)
         for _ in range(10):
             future = batcher.submit(np.zeros((1, 2, 2), np.float32))
-            future.add_done_callback(lambda future: print(future.exception(), flush=True))
-        print("end", flush=True)
+            future.add_done_callback(lambda future: sys.stdout.write(f"{future.exception()}\\n"))
+        sys.stdout.write("end\\n")
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
