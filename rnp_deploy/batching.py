@@ -73,7 +73,7 @@ class RequestBatcher:
         for name, value in (("max_batch", max_batch), ("max_pending", max_pending), ("workers", workers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}; pass an integer of at least 1")
-        if not 0 <= max_delay_ms < math.inf:
+        if not isinstance(max_delay_ms, int | float) or not 0 <= max_delay_ms < math.inf:
             raise InputError(f"max_delay_ms is {max_delay_ms!r}; pass milliseconds, 0 or more")
         if max_pending < max_batch:
             raise InputError(

@@ -75,6 +75,7 @@ def test_the_wheel_carries_the_licence(wheel):
     [
         ("rnp_deploy", set()),
         ("rnp_deploy.errors", set()),
+        ("rnp_deploy.batching", set()),
         ("rnp_deploy.controller", set()),
         ("rnp_deploy.bundle", set()),
         ("rnp_deploy.governor", set()),
