@@ -9,13 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnp_deploy.bundle.engine_set import EngineSet, check_fingerprint, is_engine_set, open_engine_set
+from rnp_deploy.bundle.engine_set import (
+    LATENCY_FILE,
+    EngineSet,
+    check_fingerprint,
+    is_engine_set,
+    open_engine_set,
+)
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, open_bundle
 from rnp_deploy.canonical_json import canonical_sha256
 from rnp_deploy.engines.fingerprint import fingerprint
 from rnp_deploy.errors import BundleError, EngineSetMismatchError, RnpError
 from rnp_deploy.hashing import file_sha256
+from rnp_deploy.latency import LatencyCurve, read_latency_curve
 from rnp_deploy.plan import Plan
 
 __all__ = ["CACHE_VARIABLE", "Source", "open_source"]
@@ -29,11 +36,12 @@ _CACHE_GENERATION = 1
 
 @dataclass(frozen=True)
 class Source:
-    """Verified graphs by path, the manifest of the network, and of an engine set the plan."""
+    """Verified graphs by path and the manifest; of an engine set the plan, and latencies if measured."""
 
     graphs: Bundle | EngineSet
     manifest: Manifest
     plan: Plan | None
+    curves: tuple[LatencyCurve, ...] = ()
 
 
 def open_source(path: str | Path, cache_dir: str | Path | None = None) -> Source:
@@ -52,13 +60,19 @@ def open_source(path: str | Path, cache_dir: str | Path | None = None) -> Source
     if is_engine_set(path):
         engine_set = open_engine_set(path)
         check_fingerprint(path, engine_set.engines, fingerprint())
-        return Source(engine_set, engine_set.manifest, engine_set.engines.plan)
+        return _of(engine_set)
     bundle = open_bundle(path)
     folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else str(cache_dir)
     cached = _cached(bundle, Path(folder)) if folder else None
     if cached is not None:
-        return Source(cached, cached.manifest, cached.engines.plan)
+        return _of(cached)
     return Source(bundle, bundle.manifest, None)
+
+
+def _of(engine_set: EngineSet) -> Source:
+    file = engine_set.path / LATENCY_FILE
+    curves = read_latency_curve(file) if file.exists() else ()
+    return Source(engine_set, engine_set.manifest, engine_set.engines.plan, curves)
 
 
 def _cached(bundle: Bundle, folder: Path) -> EngineSet | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import ControllerClosedError, EngineError, InputError
 from rnp_deploy.execution import PlanRun, PlanRunner
+from rnp_deploy.latency import LatencyCurve, curve_for
 from rnp_deploy.memory import MemoryReport, resident_bytes
 from rnp_deploy.plan import Plan, plan_of_bundle
 from rnp_deploy.preloading import common_files, files_by_use
@@ -54,6 +55,7 @@ class Controller:
     Attributes:
         manifest: Of the bundle.
         plan: What is run, step by step.
+        latency_curves: Of an engine set, as ``rnp-bench --calibrate`` measured them here.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Controller:
         *,
         plan: Plan | None = None,
         memory_budget_bytes: int | None = None,
+        latency_curves: Sequence[LatencyCurve] = (),
     ) -> None:
         """Make a controller over any engines; :meth:`load` is the usual way.
 
@@ -71,9 +74,11 @@ class Controller:
             open_engine: Called once for each graph path that is needed.
             plan: Of an engine set; None runs the bundle's own graphs.
             memory_budget_bytes: As for :meth:`load`.
+            latency_curves: As measured on this machine.
         """
         self.manifest = manifest
         self.plan = plan or plan_of_bundle(manifest)
+        self.latency_curves = tuple(latency_curves)
         self._uses = files_by_use(self.plan, manifest)
         self._budget_bytes = _checked_budget(memory_budget_bytes)
         self._engines = EngineCache(
@@ -141,6 +146,7 @@ class Controller:
             ort.opener(source.graphs, threads, optimised=source.plan is not None),
             plan=source.plan,
             memory_budget_bytes=memory_budget_bytes,
+            latency_curves=source.curves,
         )
         if preload != "none":
             controller.preload(common_only=preload == "common")
@@ -166,6 +172,7 @@ class Controller:
         *,
         penalty: ArrayLike | None = None,
         target_macs: float | None = None,
+        target_latency_ms: float | None = None,
         options: ArrayLike | None = None,
         policy: str = "regroup",
     ) -> Result:
@@ -177,6 +184,9 @@ class Controller:
             target_macs: What an image is to cost on average, as a share, 0..1, of the full
                 network's MACs: takes the penalty that did on the calibration data. Images
                 unlike these cost more or less.
+            target_latency_ms: Milliseconds in which 95 of 100 batches of this size are to be
+                done, with the machine to themselves: takes the penalty that did when
+                ``rnp-bench --calibrate`` measured this engine set here.
             options: Integers ``[N, T]`` in 1..k: take these; the agent and the penalty then
                 have no say.
             policy: For samples that decide differently. ``"regroup"``: those that take the
@@ -188,17 +198,14 @@ class Controller:
 
         Raises:
             InputError: Images, penalty, options or policy that do not fit, or a target beside
-                them, without a calibration, or out of its reach.
+                them, without a calibration or latency curve, or out of its reach.
             ControllerClosedError: After :meth:`close`.
             EngineError: An engine failed; the message names the piece.
         """
         images = checked_images(images, self.manifest.inputs[0].shape)
         if policy not in _POLICIES:
             raise InputError(f"policy is {policy!r}; use one of {', '.join(map(repr, _POLICIES))}")
-        if target_macs is not None:
-            if penalty is not None or options is not None:
-                raise InputError("target_macs is given beside a penalty or options; pass one of them")
-            penalty = self._penalty_for(target_macs)
+        penalty = self._wanted_penalty(len(images), penalty, target_macs, target_latency_ms, options)
         chosen = checked_options(options, len(images), self.manifest)
         prices = checked_penalty(penalty, len(images), self.manifest)
         deciding, round_up = options is None, policy == "round-up"
@@ -265,7 +272,23 @@ class Controller:
                 self._running -= 1
                 self._lock.notify_all()
 
-    def _penalty_for(self, target_macs: float) -> float:
+    def _wanted_penalty(
+        self,
+        batch: int,
+        penalty: ArrayLike | None,
+        target_macs: float | None,
+        target_latency_ms: float | None,
+        options: ArrayLike | None,
+    ) -> ArrayLike | None:
+        """The penalty, or the one that a target takes; a target has to stand alone."""
+        targets = {"target_macs": target_macs, "target_latency_ms": target_latency_ms}
+        named = [name for name, target in targets.items() if target is not None]
+        if named and (len(named) > 1 or penalty is not None or options is not None):
+            raise InputError(f"{named[0]} is given beside a penalty, options or a target; pass one of them")
+        if target_latency_ms is not None:
+            return curve_for(self.latency_curves, batch).penalty_for(target_latency_ms)
+        if target_macs is None:
+            return penalty
         if self.manifest.calibration is None:
             raise InputError(
                 "target_macs needs a calibration, which this bundle lacks: rnp-train makes one, "

@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from rnp_deploy.atomic import write_atomically
 from rnp_deploy.bundle.fields import Finite, Frozen, Size
-from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, read_json_bytes
-from rnp_deploy.errors import BundleError, FormatVersionError, InputError, IntegrityError
+from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, signed_text, validated
+from rnp_deploy.errors import InputError
 from rnp_deploy.falling_curve import isotonic_fall, penalty_at_most
 
-__all__ = ["LATENCY_FORMAT", "LatencyCurve", "LatencyPoint", "read_latency_curve", "save_latency_curve"]
+__all__ = [
+    "LATENCY_FORMAT",
+    "LatencyCurve",
+    "LatencyPoint",
+    "curve_for",
+    "read_latency_curve",
+    "save_latency_curve",
+]
 
-LATENCY_FORMAT = "1.0"
-_HASH = "latency_sha256"
+LATENCY_FORMAT = SignedFormat("1.0", "latency_sha256", "measure the curve again")
 
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -107,6 +113,19 @@ class _LatencyFile(Frozen):
     curves: Annotated[tuple[LatencyCurve, ...], Field(min_length=1)]
 
 
+def curve_for(curves: Sequence[LatencyCurve], batch: int) -> LatencyCurve:
+    """The curve of a batch size, the last measured where there are several; raises InputError."""
+    found = [curve for curve in curves if curve.batch == batch]
+    if not found:
+        measured = sorted({curve.batch for curve in curves})
+        raise InputError(
+            f"target_latency_ms needs a latency curve for batches of {batch}"
+            + (f"; measured are {', '.join(map(str, measured))}" if measured else ", and none was measured")
+            + f": rnp-bench ENGINES --calibrate --batch {batch} measures one on this machine"
+        )
+    return found[-1]
+
+
 def save_latency_curve(curves: Sequence[LatencyCurve], path: str | Path) -> None:
     """Write curves, say of several batch sizes, with the hash of their values; replaces an earlier file.
 
@@ -118,10 +137,8 @@ def save_latency_curve(curves: Sequence[LatencyCurve], path: str | Path) -> None
     """
     if not curves:
         raise InputError("there is no latency curve to write; measure one first")
-    file = _LatencyFile(format_version=LATENCY_FORMAT, curves=tuple(curves))
-    raw = file.model_dump(mode="json")
-    raw[_HASH] = canonical_sha256(raw, without=_HASH)
-    write_atomically(Path(path), dump_json(raw))
+    file = _LatencyFile(format_version=LATENCY_FORMAT.version, curves=tuple(curves))
+    write_atomically(Path(path), signed_text(file, LATENCY_FORMAT))
 
 
 def read_latency_curve(path: str | Path) -> tuple[LatencyCurve, ...]:
@@ -129,24 +146,8 @@ def read_latency_curve(path: str | Path) -> tuple[LatencyCurve, ...]:
 
     Raises:
         BundleError: It is missing, or no such file.
-        FormatVersionError: Another version wrote it.
+        FormatVersionError: Another major version wrote it.
         IntegrityError: A value differs from what was written.
     """
     path = Path(path)
-    try:
-        raw = parse_json(read_json_bytes(path))
-    except (OSError, ValueError) as err:
-        raise BundleError(f"{path} cannot be read: {err}; measure the curve again") from err
-    version: Any = raw.get("format_version")
-    if version != LATENCY_FORMAT:
-        raise FormatVersionError(f"{path}: format_version is {version!r}; expected {LATENCY_FORMAT!r}")
-    if raw.pop(_HASH, None) != canonical_sha256(raw, without=_HASH):
-        raise IntegrityError(
-            f"{path}: its values are not those it was written with; copy it or measure the curve again"
-        )
-    try:
-        return _LatencyFile.model_validate_json(dump_json(raw)).curves
-    except ValidationError as err:
-        first = err.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "latency curve"
-        raise BundleError(f"{path}: {where}: {first['msg']}; measure the curve again") from err
+    return validated(_LatencyFile, read_signed(path, LATENCY_FORMAT), path, LATENCY_FORMAT).curves

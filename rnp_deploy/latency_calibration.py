@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rnp_deploy.bundle.engine_set import LATENCY_FILE, is_engine_set
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.controller import Controller
 from rnp_deploy.errors import InputError
-from rnp_deploy.latency import LatencyCurve, LatencyPoint
+from rnp_deploy.latency import LatencyCurve, LatencyPoint, save_latency_curve
 from rnp_deploy.price_scale import PriceScale
 from rnp_deploy.profiling import environment
 from rnp_deploy.progress import Progress, no_progress
 from rnp_deploy.pruning_settings import PENALTY_RANGE
 
-__all__ = ["default_penalties", "measure_latency_curve"]
+__all__ = ["calibrate_engine_set", "default_penalties", "measure_latency_curve"]
 
 _POINTS = 12
 _MOST_BATCHES = 32  # distinct batches that are timed in turn; each is run once at every penalty before
@@ -95,6 +98,31 @@ def measure_latency_curve(
         environment=environment(threads),
         points=tuple(points),
     )
+
+
+def calibrate_engine_set(
+    path: Path, images: Images, *, threads: int | None = None, **how: Any
+) -> LatencyCurve:
+    """Measure an engine set's curve, and write it into the set, in the place of one for the same batch.
+
+    Args:
+        path: Of the engine set.
+        images: As for :func:`measure_latency_curve`.
+        threads: Threads that compute; None is one per core.
+        how: More arguments of :func:`measure_latency_curve`.
+
+    Raises:
+        InputError, EngineError: As there, or ``path`` is a bundle, which holds for no machine.
+        BundleError, EngineSetMismatchError: As :meth:`rnp_deploy.Controller.load`.
+        OutputError: The curve cannot be written.
+    """
+    if not is_engine_set(path):
+        raise InputError(f"{path} is no engine set, and latencies are a machine's: rnp-build makes one")
+    with Controller.load(path, threads=threads) as controller:
+        curve = measure_latency_curve(controller, images, threads=threads, **how)
+        others = [other for other in controller.latency_curves if other.batch != curve.batch]
+    save_latency_curve([*others, curve], path / LATENCY_FILE)
+    return curve
 
 
 def _check(shape: tuple[int, ...], batch: int, prices: Sequence[float], min_runs: int) -> None:

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy import __version__
-from rnp_deploy.bundle.reading import Bundle, open_bundle
+from rnp_deploy.bundle.engine_set import check_not_an_engine_set, is_engine_set
+from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.bundle.reading import open_bundle
 from rnp_deploy.controller import Controller
 from rnp_deploy.engines import ort
+from rnp_deploy.engines.fingerprint import processor_name
 from rnp_deploy.engines.static_graph import static_graph
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
@@ -58,7 +61,7 @@ class Profile:
         environment: Versions, processor, threads.
         batch: Images per run.
         images: Images the decisions and accuracies are from.
-        timings: Dense first.
+        timings: What speed-ups are over first, where there are static rivals.
         agent_share: Share of the controller's p50 that goes away when its own decisions
             are given to it, so that the agent does not run.
         option_counts: ``[t][j-1]``: images that took option j at decision t.
@@ -91,29 +94,33 @@ def profile_bundle(
     batch: int = 1,
     penalty: float | None = None,
     threads: int | None = None,
+    bundle: str | Path | None = None,
     duration_s: float = 3.0,
     min_runs: int = 100,
     progress: Progress = no_progress,
 ) -> Profile:
-    """Time a bundle's controller, its fixed options and its static graphs, interleaved.
+    """Time a controller, its fixed options and the static graphs, interleaved.
 
     Each round runs every contender once, on the same batch; rounds go through the images
     until both ``duration_s`` (for all contenders together) and ``min_runs`` are reached.
     Engines are opened and every batch seen once before.
 
     Args:
-        path: A bundle.
+        path: A bundle or engine set.
         images: float32 ``[N, C, H, W]``, N ≥ ``batch``.
         labels: ``[N]`` class indices, for accuracies.
         batch: Images per run.
         penalty: Price of one more group; None is the trained one.
         threads: Threads that compute; None is one per core.
+        bundle: Where ``path`` is an engine set, the bundle it was built from, whose graphs the
+            static rivals are; None: there are none, and dense is the controller at option k.
         duration_s: Seconds.
         min_runs: Runs of each contender.
         progress: Told of rounds.
 
     Raises:
-        InputError: Fewer images than a batch, or labels of another length.
+        InputError: Fewer images than a batch, labels of another length, or the engine set of
+            another bundle.
         BundleError, EngineError: As :meth:`rnp_deploy.Controller.load`.
     """
     count = len(images) if np.ndim(images) else 0
@@ -121,37 +128,40 @@ def profile_bundle(
         raise InputError(f"{count} images do not fill a batch of {batch}")
     if labels is not None and np.shape(labels) != (count,):
         raise InputError(f"labels of shape {np.shape(labels)} for {count} images; pass one class index each")
-    bundle = open_bundle(path)
-    with Controller(bundle.manifest, ort.opener(bundle, threads)) as controller:
-        static = _static_engines(bundle, threads)
-        dense = static[bundle.manifest.groups]
-        name_in, name_out = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
+    rivals = path if bundle is None and not is_engine_set(Path(path)) else bundle
+    with Controller.load(path, threads=threads) as controller:
+        manifest = controller.manifest
+        static = {} if rivals is None else _static_engines(rivals, manifest, threads)
         parts = [images[i : i + batch] for i in range(0, len(images), batch)]
         decided = [controller.run(part, penalty=penalty) for part in parts]
-        logits = [dense.run({name_in: part})[name_out] for part in parts]
-        parts = [part for part in parts if len(part) == batch][:_MAX_BATCHES]
         contenders = _contenders(controller, static, [d.options for d in decided], penalty)
+        dense = [contenders[_dense_name(contenders, manifest.groups)](0, part) for part in parts]
+        parts = [part for part in parts if len(part) == batch][:_MAX_BATCHES]
         latencies = _measure(contenders, parts, duration_s, min_runs, progress)
     options = np.concatenate([d.options for d in decided])
-    macs_share = float(np.concatenate([d.macs for d in decided[: len(parts)]]).mean() / bundle.manifest.macs)
+    macs_share = float(np.concatenate([d.macs for d in decided[: len(parts)]]).mean() / manifest.macs)
     p50 = {name: float(np.median(values)) for name, values in latencies.items()}
-    groups = range(1, bundle.manifest.groups + 1)
+    groups = range(1, manifest.groups + 1)
     return Profile(
         environment=environment(threads),
         batch=batch,
         images=len(images),
-        timings=_timings(bundle, latencies, macs_share),
+        timings=_timings(manifest, latencies, macs_share),
         agent_share=1 - p50["controller, its decisions given"] / p50["controller"],
         option_counts=tuple(tuple(int((column == j).sum()) for j in groups) for column in options.T),
         accuracy=_accuracy([d.outputs for d in decided], labels),
-        dense_accuracy=_accuracy(logits, labels),
+        dense_accuracy=_accuracy(dense, labels),
     )
 
 
-def _static_engines(bundle: Bundle, threads: int | None) -> dict[int, ort.OrtEngine]:
+def _static_engines(path: str | Path, manifest: Manifest, threads: int | None) -> dict[int, ort.OrtEngine]:
+    check_not_an_engine_set(Path(path))
+    bundle = open_bundle(path)
+    if bundle.manifest != manifest:
+        raise InputError(f"{path} is not the bundle that the engine set was built from")
     engines = {}
-    for j in range(bundle.manifest.groups, 0, -1):
-        graph = static_graph(bundle, bundle.manifest.uniform_options(j))
+    for j in range(manifest.groups, 0, -1):
+        graph = static_graph(bundle, manifest.uniform_options(j))
         engines[j] = ort.engine_from_onnx(graph, bundle.path, f"static graph of option {j}", threads)
     return engines
 
@@ -159,20 +169,31 @@ def _static_engines(bundle: Bundle, threads: int | None) -> dict[int, ort.OrtEng
 def _contenders(
     controller: Controller, static: Mapping[int, ort.OrtEngine], decided: list[Any], penalty: float | None
 ) -> dict[str, Contender]:
-    name_in = controller.manifest.inputs[0].name
+    manifest = controller.manifest
+    name_in, name_out = manifest.inputs[0].name, manifest.outputs[0].name
 
     def fixed(j: int) -> Contender:
-        options = controller.manifest.uniform_options(j)
-        return lambda _, part: controller.run(part, options=np.tile(options, (len(part), 1)))
+        options = manifest.uniform_options(j)
+        return lambda _, part: controller.run(part, options=np.tile(options, (len(part), 1))).outputs
 
     def graph(j: int) -> Contender:
-        return lambda _, part: static[j].run({name_in: part})
+        return lambda _, part: static[j].run({name_in: part})[name_out]
 
-    contenders: dict[str, Contender] = {_static_name(j, controller.manifest.groups): graph(j) for j in static}
+    contenders: dict[str, Contender] = {_static_name(j, manifest.groups): graph(j) for j in static}
     contenders["controller"] = lambda _, part: controller.run(part, penalty=penalty)
     contenders["controller, its decisions given"] = lambda i, part: controller.run(part, options=decided[i])
-    contenders.update({f"controller, option {j} held": fixed(j) for j in static})
+    contenders.update({_held_name(j): fixed(j) for j in range(manifest.groups, 0, -1)})
     return contenders
+
+
+def _dense_name(contenders: Mapping[str, Any], groups: int) -> str:
+    """What speed-ups are over: the dense network in one graph where there is one."""
+    name = _static_name(groups, groups)
+    return name if name in contenders else _held_name(groups)
+
+
+def _held_name(j: int) -> str:
+    return f"controller, option {j} held"
 
 
 def _static_name(j: int, groups: int) -> str:
@@ -206,15 +227,14 @@ def _measure(
 
 
 def _timings(
-    bundle: Bundle, latencies: Mapping[str, NDArray[np.float64]], macs_share: float
+    manifest: Manifest, latencies: Mapping[str, NDArray[np.float64]], macs_share: float
 ) -> tuple[Timing, ...]:
-    manifest = bundle.manifest
     agent = sum(step.macs for step in manifest.agent.steps) / manifest.macs
     shares = {"controller": macs_share + agent, "controller, its decisions given": macs_share}
     for j in range(1, manifest.groups + 1):
         share = manifest.path_macs(manifest.uniform_options(j)) / manifest.macs
-        shares[_static_name(j, manifest.groups)] = shares[f"controller, option {j} held"] = share
-    dense_p50 = float(np.median(latencies[_static_name(manifest.groups, manifest.groups)]))
+        shares[_static_name(j, manifest.groups)] = shares[_held_name(j)] = share
+    dense_p50 = float(np.median(latencies[_dense_name(latencies, manifest.groups)]))
     timings = []
     for name, values in latencies.items():
         p50 = float(np.median(values))
@@ -248,16 +268,7 @@ def environment(threads: int | None) -> dict[str, str | int | None]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.errors import InputError
+from rnp_deploy.latency import LatencyCurve
+from rnp_deploy.latency_calibration import calibrate_engine_set
 from rnp_deploy.profiling import Profile, profile_bundle
 from rnp_deploy.tools.command import RnpCommand, print_json, print_table, progress_on_stderr
 
@@ -43,21 +45,34 @@ _RANDOM_STAMP = "random inputs: the decisions mean nothing"
     "--duration-s", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Seconds at least."
 )
 @click.option("--min-runs", type=click.IntRange(min=1), default=100, show_default=True, help="Runs at least.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="For an engine set: the bundle it was built from, to time its static graphs too.",
+)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Time an engine set over the penalties instead, and write the latency curve of this batch into it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def main(
-    path: Path, data: str | None, use_random: bool, batch: int, penalty: float | None,
-    threads: int | None, duration_s: float, min_runs: int, as_json: bool,
+    path: Path, data: str | None, use_random: bool, penalty: float | None, bundle: Path | None,
+    calibrate: bool, as_json: bool, **timing: Any,
 ) -> None:  # fmt: skip
-    """Time the bundle at PATH: dense and static graphs, the agent's decisions, every option held fixed."""
+    """Time the bundle or engine set at PATH: static graphs, the agent's decisions, every option held fixed."""
     if data is not None and use_random:
         raise click.UsageError("pass either --data or --random")
     data = None if use_random else data or _calibration_data(path)
-    images, labels = _random_images(path) if data is None else _load(data, path, batch)
+    images, labels = _random_images(path) if data is None else _load(data, path, timing["batch"])
     with progress_on_stderr() as progress:
+        if calibrate:
+            curve = calibrate_engine_set(path, images, data=data or "random", progress=progress, **timing)
+            print_json(curve.model_dump(mode="json")) if as_json else print_table(_curve_table(curve))
+            return
         profile = profile_bundle(
-            path, images, labels, batch=batch, penalty=penalty, threads=threads,
-            duration_s=duration_s, min_runs=min_runs, progress=progress,
-        )  # fmt: skip
+            path, images, labels, penalty=penalty, bundle=bundle, progress=progress, **timing
+        )
     stamp = _RANDOM_STAMP if data is None else None
     if as_json:
         print_json({**dataclasses.asdict(profile), "data": data or "random", "stamp": stamp})
@@ -101,6 +116,16 @@ def _held_out(data: str, path: Path, most: int) -> tuple[NDArray[np.float32], ND
         form = (wanted.size, wanted.colour, wanted.mean, wanted.std)
     split = load_data(data, *form).test
     return split.read(spread_rows(split, most))
+
+
+def _curve_table(curve: LatencyCurve) -> Table:
+    table = Table(title=f"batch {curve.batch}, {curve.images} images of {curve.data}")
+    for heading in ("penalty", "MACs %", "p50 ms", "p95 ms"):
+        table.add_column(heading, justify="right")
+    for point in curve.points:
+        share = f"{100 * point.macs_share:.1f}"
+        table.add_row(f"{point.penalty:.4g}", share, f"{point.p50_ms:.3f}", f"{point.p95_ms:.3f}")
+    return table
 
 
 def _table(profile: Profile, stamp: str | None) -> Table:

@@ -8,8 +8,17 @@ from typing import Any
 import click
 from rich.table import Table
 
+from rnp_deploy.bundle.engine_set import (
+    LATENCY_FILE,
+    check_fingerprint,
+    is_engine_set,
+    open_engine_set,
+    read_engines,
+)
+from rnp_deploy.bundle.files import sized, verified
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import check_sizes, open_bundle, read_manifest
+from rnp_deploy.errors import EngineError, EngineSetMismatchError
 from rnp_deploy.explanation import Explanation
 from rnp_deploy.tools.command import RnpCommand, print_json, print_table
 
@@ -22,7 +31,14 @@ __all__ = ["main"]
 @click.option("--convs", is_flag=True, help="Show what became of every convolution, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def main(path: Path, check: bool, convs: bool, as_json: bool) -> None:
-    """Show the stages, widths, branches, MACs and files of the bundle at PATH."""
+    """Show what the bundle or engine set at PATH holds, and whether the engine set fits this machine."""
+    if is_engine_set(path):
+        engines = describe_engines(path, check=check)
+        if as_json:
+            print_json(engines)
+        else:
+            click.echo(_engines_summary(engines))
+        return
     manifest = open_bundle(path).manifest if check else read_manifest(path)
     check_sizes(path, manifest)
     report = describe(manifest)
@@ -35,6 +51,60 @@ def main(path: Path, check: bool, convs: bool, as_json: bool) -> None:
     else:
         print_table(_table(report))
     click.echo(_summary(report))
+
+
+def describe_engines(path: Path, *, check: bool) -> dict[str, Any]:
+    """The report on an engine set; with ``check`` every hash is verified, without loading an engine.
+
+    ``fits_here`` is None where the runtime that would tell is not installed; ``why`` says more.
+    """
+    engines = open_engine_set(path).engines if check else read_engines(path)
+    for file in engines.files:
+        if check:
+            verified(path, file, read=False)
+        else:
+            sized(path, file)
+    fits: bool | None = True
+    why = None
+    try:
+        from rnp_deploy.engines.fingerprint import fingerprint
+
+        check_fingerprint(path, engines, fingerprint())
+    except EngineError as err:
+        fits, why = (False if isinstance(err, EngineSetMismatchError) else None), str(err)
+    return {
+        "format_version": engines.format_version,
+        "producer": engines.producer,
+        "backend": engines.backend,
+        "fingerprint": engines.fingerprint,
+        "fits_here": fits,
+        "why": why,
+        "engines": sum(len(step.pieces) for step in engines.plan.steps),
+        "files": len(engines.files),
+        "bytes": sum(file.bytes for file in engines.files),
+        "in_place": sum(len(step.in_place) for step in engines.plan.steps),
+        "decisions": engines.decisions,
+        "decisions_equal": engines.decisions_equal,
+        "max_deviation": engines.max_deviation,
+        "latency_curve": (path / LATENCY_FILE).exists(),
+        "checked": check,
+    }
+
+
+def _engines_summary(report: dict[str, Any]) -> str:
+    deviation = report["max_deviation"]
+    compared = (
+        "not compared with the bundle" if deviation is None else f"within {deviation:.1e} of the bundle"
+    )
+    fits = {True: "fits this machine", False: f"DOES NOT FIT: {report['why']}", None: report["why"]}
+    hashes = "all hashes are right" if report["checked"] else "hashes not checked (--check does)"
+    return (
+        f"engine set, format {report['format_version']}, by {report['producer']}, backend {report['backend']}: "
+        f"{report['engines']} engines, {report['files']} files, {report['bytes'] / 1e6:.2f} MB; {hashes}\n"
+        + "; ".join(f"{name} {value}" for name, value in report["fingerprint"].items())
+        + f"\n{fits[report['fits_here']]}\n{compared}; "
+        f"latency curve: {'measured' if report['latency_curve'] else 'none (rnp-bench --calibrate)'}"
+    )
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

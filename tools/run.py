@@ -26,6 +26,11 @@ __all__ = ["main"]
     type=click.FloatRange(0, 1, min_open=True),
     help="Mean share of the full network's MACs to aim at, e.g. 0.3: takes the calibrated penalty.",
 )
+@click.option(
+    "--target-latency-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Milliseconds for the batch of all IMAGES, 95 times of 100: takes the penalty of the latency curve.",
+)
 @click.option("--options", help="Take these options, e.g. 4,2,1 (one per decision), and skip the agent.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that compute; default: one per core.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
@@ -34,11 +39,12 @@ def main(
     images: tuple[Path, ...],
     penalty: float | None,
     target_macs: float | None,
+    target_latency_ms: float | None,
     options: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Classify IMAGES with the bundle at PATH: class, options taken, share of the full network's MACs."""
+    """Classify IMAGES with the bundle or engine set at PATH: class, options taken, share of the full network's MACs."""
     with Controller.load(path, threads=threads) as controller:
         manifest = controller.manifest
         if manifest.preprocessing is None:
@@ -52,7 +58,15 @@ def main(
         batch = read_images(images, manifest.preprocessing)
         forced = None if options is None else [parse_options(options)] * len(batch)
         rows = _rows(
-            images, controller.run(batch, penalty=penalty, target_macs=target_macs, options=forced), manifest
+            images,
+            controller.run(
+                batch,
+                penalty=penalty,
+                target_macs=target_macs,
+                target_latency_ms=target_latency_ms,
+                options=forced,
+            ),
+            manifest,
         )
     if as_json:
         print_json(rows)

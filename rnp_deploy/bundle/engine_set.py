@@ -14,22 +14,26 @@ from rnp_deploy.bundle.files import confined, file_identity, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
 from rnp_deploy.bundle.reading import MANIFEST_FILE, read_manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
-from rnp_deploy.errors import EngineSetMismatchError, IntegrityError
+from rnp_deploy.errors import EngineSetMismatchError, InputError, IntegrityError
 from rnp_deploy.hashing import file_sha256
 from rnp_deploy.plan import Plan
 
 __all__ = [
     "ENGINES_FILE",
     "ENGINES_FORMAT",
+    "LATENCY_FILE",
     "EngineSet",
     "EngineSetManifest",
     "check_fingerprint",
+    "check_not_an_engine_set",
     "is_engine_set",
     "open_engine_set",
     "read_engines",
 ]
 
 ENGINES_FILE = "engines.json"
+#: Written beside it by ``rnp-bench --calibrate``; it may be missing.
+LATENCY_FILE = "latency.json"
 ENGINES_FORMAT = SignedFormat("1.0", "engines_sha256", "build the engine set again with rnp-build")
 
 
@@ -104,6 +108,12 @@ class EngineSet:
 def is_engine_set(path: Path) -> bool:
     """Whether a directory claims to be one."""
     return (path / ENGINES_FILE).is_file()
+
+
+def check_not_an_engine_set(path: Path) -> None:
+    """Refuse an engine set where its bundle is needed, whose graphs it does not hold; raises InputError."""
+    if is_engine_set(path):
+        raise InputError(f"{path} is an engine set; pass the bundle that it was built from")
 
 
 def read_engines(path: Path) -> EngineSetManifest:
