@@ -19,8 +19,9 @@ demo: install
 	$(BIN)/rnp-inspect $(DEMO)/bundle --check
 	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png
 	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png --target-macs 0.3
-	$(BIN)/rnp-bench $(DEMO)/bundle --data digits
-	$(BIN)/rnp-bench $(DEMO)/bundle --data digits --batch 64
+	$(BIN)/rnp-build $(DEMO)/bundle -o $(DEMO)/engines --overwrite
+	$(BIN)/rnp-bench $(DEMO)/engines --bundle $(DEMO)/bundle --data digits
+	$(BIN)/rnp-bench $(DEMO)/engines --bundle $(DEMO)/bundle --data digits --batch 64
 
 results: install
 	$(BIN)/python benchmarks/digits_results.py -o docs/results

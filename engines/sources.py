@@ -63,7 +63,7 @@ def open_source(path: str | Path, cache_dir: str | Path | None = None) -> Source
         return _of(engine_set)
     bundle = open_bundle(path)
     folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else str(cache_dir)
-    cached = _cached(bundle, Path(folder)) if folder else None
+    cached = _cached(bundle, Path(folder).expanduser()) if folder else None
     if cached is not None:
         return _of(cached)
     return Source(bundle, bundle.manifest, None)

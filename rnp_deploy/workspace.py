@@ -19,7 +19,7 @@ __all__ = ["BoundCall", "Ends", "MemoryLayout", "Workspace", "Workspaces"]
 Ends: TypeAlias = tuple[Mapping[str, str], Mapping[str, str]]
 
 _ALIGNMENT = 64  # a cache line, and the widest vector load
-#: Memory that idle workspaces may hold together; a larger one is made anew for each run.
+#: Memory that idle workspaces may hold together; the last one used is kept, whatever its size.
 _IDLE_BYTES = 512 * 2**20
 
 
@@ -168,7 +168,7 @@ class Workspaces:
             with self._lock:
                 self._lent.remove(found)
                 self._idle.append(found)
-                while sum(workspace.nbytes for workspace in self._idle) > _IDLE_BYTES:
+                while len(self._idle) > 1 and sum(w.nbytes for w in self._idle) > _IDLE_BYTES:
                     self._idle.pop(0)
 
     @property
