@@ -83,6 +83,7 @@ def test_the_wheel_carries_the_licence(wheel):
         ("rnp_deploy.datasets", set()),
         ("rnp_deploy.engines.ort", set()),
         ("rnp_deploy.tools.inspect", {"click", "rich"}),
+        ("rnp_deploy.tools.build", {"click", "rich"}),
         ("rnp_deploy.tools.run", {"click", "rich"}),
         ("rnp_deploy.tools.bench", {"click", "rich"}),
         ("rnp_deploy.tools.export", {"click", "rich"}),
