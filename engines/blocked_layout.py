@@ -230,7 +230,10 @@ def _skip_pooled_reorders(graph: onnx.GraphProto, block: int) -> None:
     makers = _makers(graph)
     outputs = {info.name for info in graph.output}
     for node in list(graph.node):
-        if not _is_blocked(node) or makers[node.input[0]].op_type != "GlobalAveragePool":
+        if not _is_blocked(node):
+            continue
+        pooled = makers.get(node.input[0])  # None: an edge that is blocked, and read plain here
+        if pooled is None or pooled.op_type != "GlobalAveragePool":
             continue
         channels = next(attribute.i for attribute in node.attribute if attribute.name == "channels")
         if channels % block == 0 and node.output[0] not in outputs:
