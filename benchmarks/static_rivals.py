@@ -54,31 +54,6 @@ MOST_USED = 40
 Images = NDArray[np.float32]
 Times = Mapping[str, NDArray[np.float64]]
 
-_FIRST_ANSWER = """
-from time import perf_counter_ns
-start_ns = perf_counter_ns()
-import sys
-from pathlib import Path
-kind, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-if kind.startswith("static"):
-    import numpy as np
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder / "bundle")
-    )
-    graph = (folder / "static-4.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    session.run(None, {"images": np.zeros((1, 3, 224, 224), np.float32)})
-else:
-    from rnp_deploy import Controller
-    import numpy as np
-    controller = Controller.load(folder / kind, threads=threads, preload="none", cache_dir="")
-    controller.run(np.zeros((1, 3, 224, 224), np.float32))
-print((perf_counter_ns() - start_ns) / 1e6)
-"""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -100,15 +75,13 @@ class Job:
         """Of the engine set, or of the bundle as it is."""
         return Controller.load(self.folder / kind, threads=self.threads, cache_dir="", **settings)
 
-    def static(self, option: int) -> ort.OrtEngine:
-        """The static graph of an option everywhere."""
-        graph = (self.folder / f"static-{option}.onnx").read_bytes()
-        return ort.engine_from_onnx(graph, self.folder / "bundle", f"static graph {option}", self.threads)
-
-    def static_path(self, options: Sequence[int]) -> ort.OrtEngine:
-        """The static graph of any path."""
-        graph = static_graph(open_bundle(self.folder / "bundle"), options)
-        return ort.engine_from_onnx(graph, self.folder / "bundle", "static graph of a path", self.threads)
+    def static(self, options: int | Sequence[int]) -> ort.OrtEngine:
+        """The static graph of an option everywhere, or of any path."""
+        if isinstance(options, int):
+            graph = (self.folder / f"static-{options}.onnx").read_bytes()
+        else:
+            graph = static_graph(open_bundle(self.folder / "bundle"), options)
+        return ort.engine_from_onnx(graph, self.folder / "bundle", f"static graph {options}", self.threads)
 
     def single_file(self, name: str) -> Any:
         """A session of the whole bundle in one file."""
@@ -213,7 +186,7 @@ def uniform(job: Job) -> None:
 
 
 def operating_points(job: Job) -> None:
-    """Prices are taken between those at which a decision changes; the path's own static graph stands by."""
+    """Prices lie between those at which a decision changes; the path's own static graph stands by."""
     images = random_images(1)
     dense = job.static(4)
     contenders = {"dense": functools.partial(dense.run, {"images": images})}
@@ -228,7 +201,7 @@ def operating_points(job: Job) -> None:
             penalty, theoretical[target] = float(middles[nearest]), speed_ups[nearest]
             options = job.decisions_at(penalty)
             deciding = functools.partial(controller.run, images, penalty=penalty)
-            alone = functools.partial(job.static_path(options.tolist()).run, {"images": images})
+            alone = functools.partial(job.static(options.tolist()).run, {"images": images})
             result = deciding()
             check_equal("the controller's decisions", result.options[0], options)
             check_equal("the outputs", result.outputs, alone()[manifest.outputs[0].name], 1e-3)
@@ -243,25 +216,15 @@ def operating_points(job: Job) -> None:
         static = np.median(times["dense"]) / np.median(times[f"static {target}"])
         speed_up = theoretical[target]
         rows.append(
-            [
-                f"{speed_up:.2f}",
-                f"{np.median(times[f'controller {target}']):.2f}",
-                f"{actual:.2f}",
-                f"{actual / speed_up:.3f} ({tenth / speed_up:.3f})",
-                paper,
-                f"{static / speed_up:.3f}",
-                ratio(times, f"controller {target}", f"static {target}"),
-            ]
+            [f"{value:.2f}" for value in (speed_up, np.median(times[f"controller {target}"]), actual)]
+            + [f"{actual / speed_up:.3f} ({tenth / speed_up:.3f})", paper, f"{static / speed_up:.3f}"]
+            + [ratio(times, f"controller {target}", f"static {target}")]
         )
     click.echo(heading(job) + f"\nDense static graph: {np.median(times['dense']):.2f} ms\n")
-    columns = [
-        "theoretical speed-up",
-        "controller, ms",
-        "actual speed-up",
-        "actual ÷ theoretical",
-        "the paper's",
-    ]
-    print_table([*columns, "static graph of the path: actual ÷ theoretical", "controller ÷ that graph"], rows)
+    columns = ["theoretical", "controller, ms", "actual", "actual ÷ theoretical", "the paper's"]
+    print_table(
+        [*columns, "actual ÷ theoretical of the path's static graph", "controller ÷ that graph"], rows
+    )
 
 
 def batch(job: Job) -> None:
@@ -276,7 +239,7 @@ def batch(job: Job) -> None:
         }
         for what, options in cases.items():
             parts = [
-                (job.static_path(path.tolist()), np.ascontiguousarray(images[(options == path).all(axis=1)]))
+                (job.static(path.tolist()), np.ascontiguousarray(images[(options == path).all(axis=1)]))
                 for path in np.unique(options, axis=0)
             ]
             contenders: dict[str, Callable[[], object]] = {
@@ -355,7 +318,7 @@ def load(job: Job) -> None:
     kinds = {"engines": "engine set", "bundle": "bundle", "static": "dense static graph"}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _, kind in itertools.product(range(job.repeats), kinds):
-        command = [sys.executable, "-c", _FIRST_ANSWER, kind, str(job.folder), str(job.threads)]
+        command = [sys.executable, str(HERE / "first_answer.py"), kind, str(job.folder), str(job.threads)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         times[kind].append(float(done.stdout))
     click.echo(heading(job))
