@@ -45,7 +45,7 @@ class GraphWriter:
                 for end in (inputs, outputs)]  # fmt: skip
         weights = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
         graph = helper.make_graph(self.nodes, "g", *ends, weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
     def _weights(self, *shape: int) -> Array:
         scale = 1 / np.sqrt(np.prod(shape[1:]))
