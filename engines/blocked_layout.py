@@ -167,7 +167,7 @@ def block_size(weights_folder: Path) -> int:
 
 
 def _makers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    return {output: node for node in graph.node for output in node.output}
+    return {output: node for node in graph.node for output in node.output if output}
 
 
 def _is_blocked(maker: onnx.NodeProto | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -198,6 +199,28 @@ def test_sums_in_place(write, found, channels, known_blocks, tmp_path):
     session.bind({"x": x}, arrays)()
     for name in makes:
         np.testing.assert_array_equal(arrays[name], expected[name])
+
+
+def test_an_output_that_is_left_out_is_no_input_that_is_left_out(known_blocks, tmp_path):
+    """A ``GRU`` without its first output comes not before a convolution without bias: it may read x later."""
+    g = GraphWriter()
+    for name in ("a", "b"):
+        g.conv("x" if name == "a" else "a", name, (16, 16))
+        g.nodes[-1].input.pop()
+    g.add("Add", "b x", "y")
+    g.add("GlobalAveragePool", "x", "p")
+    g.weights |= {"flat": np.array([1, -1, 16]), "w": np.ones((1, 12, 16), np.float32)}
+    g.weights["r"] = np.ones((1, 12, 4), np.float32)
+    g.add("Reshape", "p flat", "sequence")
+    g.add("GRU", "sequence w r", "", hidden_size=4)
+    g.nodes[-1].output.append("z")
+    model = g.model({"x": (16, H, W)}, {"y": (16, H, W)})
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, None))
+    marked = marked_graph(model, ["x"], tmp_path, "piece")
+    built = with_blocked_edges(marked, {"x", "y"}, known_blocks)
+    (summed,) = (node for node in built.graph.node if len(node.input) == 4 and node.op_type == "Conv")
+    assert list(summed.input)[2:] == ["", "x"]
+    assert in_place_inputs(built) == {}
 
 
 def test_the_tests_of_sums_see_that_they_are_fused(known_blocks, tmp_path):
