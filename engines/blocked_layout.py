@@ -127,10 +127,7 @@ def with_blocked_edges(marked: MarkedGraph, blocked: Collection[str], block: int
             channels = info.type.tensor_type.shape.dim[1]
             channels.dim_value = -(-channels.dim_value // block) * block
     _skip_pooled_reorders(graph, block)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(kept)
+    _put_in_order(graph)
     return marked.model
 
 
@@ -239,6 +236,33 @@ def _skip_pooled_reorders(graph: onnx.GraphProto, block: int) -> None:
         if channels % block == 0 and node.output[0] not in outputs:
             graph.node.remove(node)
             _rename_input(graph, node.output[0], node.input[0])
+
+
+def _put_in_order(graph: onnx.GraphProto) -> None:
+    """Order and name nodes by what the outputs need; drop the rest. ONNX Runtime's order differs from run to run."""
+    makers = _makers(graph)
+    nodes: list[onnx.NodeProto] = []
+    seen: set[str] = set()
+    for info in graph.output:
+        waiting = [(info.name, False)]
+        while waiting:
+            name, inputs_are_made = waiting.pop()
+            node = makers.get(name)
+            if node is None:
+                continue
+            node_name = next(output for output in node.output if output)
+            if inputs_are_made:
+                nodes.append(node)
+                node.name = node_name
+            elif node_name not in seen:
+                seen.add(node_name)
+                waiting.append((name, True))
+                waiting.extend((source, False) for source in reversed(node.input))
+    used = {name for node in nodes for name in node.input}
+    kept = sorted((t for t in graph.initializer if t.name in used), key=lambda tensor: tensor.name)
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
 
 
 def _insert_reorder_output(graph: onnx.GraphProto, source: str, target: str, channels: int) -> None:
