@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import networks
+from rnp_deploy.bundle import open_bundle
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 
@@ -50,3 +51,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
         return made[name]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def engine_set(
+    exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Name of a tiny network → its engine set of this machine; each is built once."""
+    made: dict[str, Path] = {}
+
+    def build(name: str) -> Path:
+        from rnp_deploy.engines.ort_build import build_engine_set
+
+        if name not in made:
+            path = tmp_path_factory.mktemp("engine-sets") / name.replace(" ", "-")
+            build_engine_set(open_bundle(exported(name).path), path)
+            made[name] = path
+        return made[name]
+
+    return build

@@ -107,7 +107,10 @@ class EngineSet:
 
 def is_engine_set(path: Path) -> bool:
     """Whether a directory claims to be one."""
-    return (path / ENGINES_FILE).is_file()
+    try:
+        return (path / ENGINES_FILE).is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
 
 
 def check_not_an_engine_set(path: Path) -> None:
@@ -119,7 +122,7 @@ def check_not_an_engine_set(path: Path) -> None:
 def read_engines(path: Path) -> EngineSetManifest:
     """Read and check ``engines.json`` alone; raises as :func:`open_engine_set`."""
     file = path / ENGINES_FILE
-    if file.is_symlink():
+    if is_engine_set(path) and file.is_symlink():
         raise IntegrityError(f"{file} is a link; only plain files are read")
     raw = read_signed(file, ENGINES_FORMAT)
     engines = validated(EngineSetManifest, raw, file, ENGINES_FORMAT)
