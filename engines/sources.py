@@ -16,6 +16,7 @@ from rnp_deploy.bundle.engine_set import (
     is_engine_set,
     open_engine_set,
 )
+from rnp_deploy.bundle.files import verified
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, open_bundle
 from rnp_deploy.canonical_json import canonical_sha256
@@ -103,6 +104,9 @@ def _opened(target: Path) -> EngineSet | None:
     try:
         engine_set = open_engine_set(target)
         check_fingerprint(target, engine_set.engines, fingerprint())
+        for file in engine_set.engines.files:
+            if file.path not in engine_set.on_disk:  # an engine: now, while it can be built again
+                verified(target, file, read=False)
     except (BundleError, EngineSetMismatchError) as err:
         logger.warning("a cached engine set is built again: %s", err)
         return None
