@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rnp_deploy.bundle.engine_set import EngineSet
 from rnp_deploy.bundle.reading import Bundle
 from rnp_deploy.controller import Controller
+from rnp_deploy.engine import AnyArray, Arrays, Engine, OpenEngine
 from rnp_deploy.engines import ort
 from rnp_deploy.errors import EngineError
+from rnp_deploy.price_scale import PriceScale
 
 __all__ = ["compare_with_bundle"]
 
-_PRICES = 5
+_PRICES = 9
 #: Rounding may tip a decision between options of nearly equal value, but not one in twenty.
 _LEAST_EQUAL = 0.95
 
@@ -33,35 +38,50 @@ def compare_with_bundle(bundle: Bundle, built: EngineSet, samples: int) -> dict[
         Values of :class:`rnp_deploy.bundle.engine_set.EngineSetManifest`.
 
     Raises:
-        EngineError: Outputs differ by more than the bundle's tolerance, or decisions do.
+        EngineError: Outputs or the agent's states differ by more than the bundle's tolerance,
+            or decisions do.
     """
     manifest, random = bundle.manifest, np.random.default_rng(0)
     images = random.standard_normal((samples, *manifest.inputs[0].shape), np.float32)
-    low, high = manifest.agent.penalty_range or (manifest.agent.penalty, manifest.agent.penalty)
-    prices = np.linspace(low, high, _PRICES) if high > low else np.array([low])
+    prices = [manifest.agent.penalty]
+    if manifest.agent.penalty_range is not None:
+        scale = PriceScale(*manifest.agent.penalty_range)
+        prices += [scale.penalty(position) for position in np.linspace(0, 1, _PRICES)]
     counts = np.asarray(manifest.option_counts)
     given = [np.ones_like(counts), counts, *(random.integers(1, counts + 1) for _ in range(2 * max(counts)))]
     threads = ort.threads_in_use()
     equal = total = 0
-    worst = 0.0
+    worst = apart = 0.0
+    states, expected_states = _States(), _States()
     with (
-        Controller(manifest, ort.opener(bundle, threads)) as reference,
+        Controller(manifest, expected_states.recorded(ort.opener(bundle, threads))) as reference,
         Controller(
-            manifest, ort.opener(built, threads, optimised=True), plan=built.engines.plan
+            manifest,
+            states.recorded(ort.opener(built, threads, optimised=True)),
+            plan=built.engines.plan,
         ) as controller,
     ):
         for options in given:
             taken = np.tile(options, (samples, 1))
             worst = max(worst, _deviation(controller, reference, images, taken))
         for price in prices:
-            decided = controller.run(images, penalty=price).options
-            equal += int((decided == reference.run(images, penalty=price).options).sum())
+            states.forget()
+            expected_states.forget()
+            runs = [c.run(images, penalty=price, policy="serial") for c in (controller, reference)]
+            decided, expected = (run.options for run in runs)
+            equal += int((decided == expected).sum())
             total += decided.size
+            apart = max(apart, _apart(states.taken(), expected_states.taken(), decided, expected))
     tolerance = manifest.verification.tolerance
     if not worst <= tolerance:
         raise EngineError(
             f"{built.path}: outputs differ from the bundle's by {worst:.2e} of the largest (tolerance "
             f"{tolerance:.0e}); ONNX Runtime optimised it into something else. Load the bundle instead"
+        )
+    if not apart <= tolerance:
+        raise EngineError(
+            f"{built.path}: states of the agent differ from the bundle's by {apart:.2e} (tolerance "
+            f"{tolerance:.0e}); this is a bug of rnp-build. Load the bundle instead"
         )
     if equal < _LEAST_EQUAL * total:
         raise EngineError(
@@ -77,3 +97,60 @@ def _deviation(controller: Controller, reference: Controller, images: Any, optio
     largest = float(np.abs(expected).max())
     error = float(np.abs(got - expected).max())
     return error / largest if largest > 0 else error
+
+
+@dataclass
+class _States:
+    """The states ``[1, D]`` that an agent went through, one after another, as engines gave them."""
+
+    _arrays: list[AnyArray] = field(default_factory=list)
+
+    def forget(self) -> None:
+        self._arrays.clear()
+
+    def taken(self) -> NDArray[Any]:
+        """Those since the last ``forget``, ``[steps, D]``."""
+        return np.concatenate(self._arrays)
+
+    def note(self, outputs: Arrays) -> None:
+        self._arrays += [array.copy() for name, array in outputs.items() if _is_state(name)]
+
+    def recorded(self, open_engine: OpenEngine) -> OpenEngine:
+        """Engines that note the states they give."""
+        return lambda path: _Recorded(open_engine(path), self.note)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    engine: Engine
+    note: Callable[[Arrays], None]
+
+    def run(self, feeds: Arrays) -> Arrays:
+        outputs = self.engine.run(feeds)
+        self.note(outputs)
+        return outputs
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        call, kept = self.engine.bind(inputs, outputs), dict(outputs)
+
+        def run() -> None:
+            call()
+            self.note(kept)
+
+        return run
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def _is_state(name: str) -> bool:
+    return name == "next_state" or name.startswith("agent/state.")
+
+
+def _apart(got: AnyArray, expected: AnyArray, options: AnyArray, expected_options: AnyArray) -> float:
+    """The largest difference of states of images and decisions before which all options were equal."""
+    samples, decisions = options.shape
+    shape = (samples, decisions, -1)
+    alike = np.cumprod(options == expected_options, axis=1).astype(bool)
+    comparable = np.hstack([np.ones((samples, 1), bool), alike[:, :-1]])
+    return float(np.abs(got.reshape(shape) - expected.reshape(shape))[comparable].max())
