@@ -91,8 +91,10 @@ def test_the_environment_names_a_cache_and_an_argument_overrides_it(bundle, buil
 
 
 def test_an_engine_set_is_not_cached(engine_set, builds, tmp_path):
-    source = open_source(engine_set(NAME), tmp_path / "cache")
-    assert source.graphs.path == engine_set(NAME)
+    path = engine_set(NAME)
+    builds.clear()
+    source = open_source(path, tmp_path / "cache")
+    assert source.graphs.path == path
     assert not (tmp_path / "cache").exists()
     assert builds == []
 
