@@ -26,6 +26,7 @@ from rnp_deploy.engines.ort_build import build_engine_set
 from rnp_deploy.errors import EngineError, InputError, OutputExistsError
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
+from rnp_deploy.plan import Plan, PlanTensor, Step
 
 TOLERANCE = 1e-5
 PENALTIES = [None, -1.0, 0.0, 0.05, 0.3, 2.0]
@@ -102,6 +103,28 @@ def test_sums_of_a_residual_trunk_are_made_in_place(tmp_path):
     if block_size(tmp_path) > 1:
         assert sum(len(step.in_place) for step in engines.plan.steps) >= 1
     assert_same_runs(tmp_path / "bundle", tmp_path / "engines", images, options)
+
+
+@pytest.mark.parametrize(
+    ("reads_last", "x", "kept"),
+    [
+        (["y"], {}, {"y": "x"}),
+        (["x", "y"], {}, {}),
+        (["y"], {"shape": (8, 2, 2)}, {}),
+        (["y"], {"follows": 0, "sizes": (2, 4)}, {}),
+    ],
+    ids=["kept", "needed later", "another size", "of the size of an option"],
+)
+def test_what_may_be_done_in_place(reads_last, x, kept):
+    def step(inputs, output, in_place):
+        names = {name: name for name in inputs}
+        return Step(option_decisions=(), inputs=names, outputs={output: output}, pieces=(), in_place=in_place)
+
+    tensors = [PlanTensor(name=name, shape=(4, 2, 2)) for name in ("images", "y", "z")]
+    tensors.append(PlanTensor(**({"name": "x", "shape": (4, 2, 2)} | x)))
+    steps = (step(["images"], "x", {}), step(["x"], "y", {"y": "x"}), step(reads_last, "z", {}))
+    plan = ort_build._kept_in_place(Plan(tensors=tuple(tensors), steps=steps))
+    assert [dict(step.in_place) for step in plan.steps] == [{}, kept, {}]
 
 
 def bytes_of(folder):
