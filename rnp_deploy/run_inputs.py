@@ -63,7 +63,8 @@ def checked_penalty(penalty: ArrayLike | None, batch: int, manifest: Manifest) -
         given = np.asarray(manifest.agent.penalty if penalty is None else penalty)
         if given.dtype.kind not in "fiu":
             raise InputError(f"penalty is {penalty!r}; pass one number, or one per image")
-        prices = np.ascontiguousarray(np.broadcast_to(given, (batch,)), np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            prices = np.ascontiguousarray(np.broadcast_to(given, (batch,)), np.float32)
     except ValueError as err:
         raise InputError(f"penalty is {penalty!r}; pass one number, or one per image") from err
     if not np.isfinite(prices).all():
