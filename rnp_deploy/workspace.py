@@ -19,7 +19,7 @@ __all__ = ["BoundCall", "Ends", "MemoryLayout", "Workspace", "Workspaces"]
 Ends: TypeAlias = tuple[Mapping[str, str], Mapping[str, str]]
 
 _ALIGNMENT = 64  # a cache line, and the widest vector load
-#: Memory that idle workspaces may hold together; the last one used is kept, whatever its size.
+#: Memory that idle workspaces may hold beside the last one used; the largest go first.
 _IDLE_BYTES = 512 * 2**20
 
 
@@ -52,9 +52,12 @@ class MemoryLayout:
         for name in sorted({name for step in plan.steps for name in step.inputs.values()} - made):
             self._place(name, free)
         for i, step in enumerate(plan.steps):
+            done_with = {name for name in step.inputs.values() if last[name] == i}
             for name in step.outputs.values():
-                if name in step.in_place:
-                    self.slot_of[name] = self.slot_of[step.in_place[name]]
+                source = step.in_place.get(name)
+                if source is not None and source in done_with:
+                    done_with.remove(source)
+                    self._place(name, [self.slot_of[source]])
                 else:
                     self._place(name, free)
             live = {self.slot_of[name] for name in self.slot_of if last.get(name, i) > i}
@@ -74,7 +77,8 @@ class MemoryLayout:
 
 
 def _largest_bytes(tensor: PlanTensor) -> int:
-    options = {} if tensor.follows is None else {tensor.follows: len(tensor.sizes)}
+    widest = tensor.sizes.index(max(tensor.sizes)) + 1 if tensor.sizes else 1
+    options = {} if tensor.follows is None else {tensor.follows: widest}
     shape = tensor.shape_at([options.get(t, 1) for t in range((tensor.follows or 0) + 1)])
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
     return -(-size // _ALIGNMENT) * _ALIGNMENT
@@ -168,8 +172,8 @@ class Workspaces:
             with self._lock:
                 self._lent.remove(found)
                 self._idle.append(found)
-                while len(self._idle) > 1 and sum(w.nbytes for w in self._idle) > _IDLE_BYTES:
-                    self._idle.pop(0)
+                while sum(workspace.nbytes for workspace in self._idle[:-1]) > _IDLE_BYTES:
+                    self._idle.remove(max(self._idle[:-1], key=lambda workspace: workspace.nbytes))
 
     @property
     def nbytes(self) -> int:
