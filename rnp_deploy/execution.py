@@ -155,13 +155,17 @@ class PlanRunner:
 
     def _decide(self, batch: _Batch, t: int, piece: Piece, column: AnyArray) -> int | None:
         """Take down what the agent chose; the option all samples take, or None where they part."""
+        low, high = self._chosen_range(t, piece, column)
+        batch.options[:, t] = high if batch.round_up else column
+        return high if low == high or batch.round_up else None
+
+    def _chosen_range(self, t: int, piece: Piece, column: AnyArray) -> tuple[int, int]:
         low, high = int(column.min()), int(column.max())
         if low < 1 or high > self._option_counts[t]:
             raise EngineError(
                 f"{piece.file} chose option {low}..{high}; decision {t} has 1..{self._option_counts[t]}"
             )
-        batch.options[:, t] = high if batch.round_up else column
-        return high if low == high or batch.round_up else None
+        return low, high
 
     def _run_apart(
         self, first: int, batch: _Batch, workspace: Workspace, chosen: list[int], macs_so_far: int
@@ -189,13 +193,14 @@ class PlanRunner:
                         )
                     made[name].put(rows, results[inner])
                 macs[rows] += piece.macs
+                if step.decides is not None and batch.deciding:
+                    column = made[option_name(step.decides)].take(rows)
+                    self._chosen_range(step.decides, piece, column)
+                    batch.options[rows, step.decides] = column
             tensors.update(made)
             for name in step.inputs.values():
                 if self._last_uses[name] == i:
-                    del tensors[name]
-            if step.decides is not None and batch.deciding:
-                column = tensors[option_name(step.decides)].take(every)
-                self._decide(batch, step.decides, piece, column)
+                    tensors.pop(name, None)
         return PlanRun(tensors[self._output].take(every), macs)
 
     def _made_before(self, first: int, deciding: bool) -> Iterator[str]:

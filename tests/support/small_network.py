@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from bundles import small_manifest
+from rnp_deploy.engine import Arrays
 from rnp_deploy.engines.fake import FakeEngine
 from rnp_deploy.plan import PENALTY, Plan, Step, option_name, plan_of_bundle, state_name
 
-__all__ = ["AGENT", "BRANCHES", "Network", "decided", "expected_outputs", "fused_plan", "images_of"]
+__all__ = [
+    "AGENT",
+    "BRANCHES",
+    "Network",
+    "WatchedEngine",
+    "decided",
+    "expected_outputs",
+    "fused_plan",
+    "images_of",
+]
 
 AGENT = ["agent/0.onnx", "agent/1.onnx"]
 BRANCHES = [
@@ -22,6 +34,45 @@ BRANCHES = [
 ]
 
 
+class WatchedEngine(FakeEngine):
+    """Tells bound calls from runs of their own.
+
+    Attributes:
+        binds: The batch of each bound call made.
+        bound_runs: The batch of each run of a bound call.
+        apart_runs: The feeds of each other run.
+    """
+
+    def __init__(self, compute):
+        super().__init__(compute)
+        self.binds: list[int] = []
+        self.bound_runs: list[int] = []
+        self.apart_runs: list[Arrays] = []
+        self._inside = threading.local()
+
+    def bind(self, inputs, outputs):
+        batch = len(next(iter(inputs.values())))
+        self.binds.append(batch)
+        call = super().bind(inputs, outputs)
+
+        def watched():
+            self._inside.batch = batch
+            try:
+                call()
+            finally:
+                self._inside.batch = None
+
+        return watched
+
+    def run(self, feeds):
+        batch = getattr(self._inside, "batch", None)
+        if batch is None:
+            self.apart_runs.append(feeds)
+        else:
+            self.bound_runs.append(batch)
+        return super().run(feeds)
+
+
 class Network:
     """What the fake engines compute.
 
@@ -33,13 +84,13 @@ class Network:
 
     def __init__(self) -> None:
         self.opened: list[str] = []
-        self.engines: dict[str, FakeEngine] = {}
+        self.engines: dict[str, WatchedEngine] = {}
 
     def open(self, path):
         self.opened.append(path)
         folder, name = path.removesuffix(".onnx").split("/")
         compute = {"agent": self.agent, "s0": self.stem, "s1": self.middle, "s2": self.head}[folder]
-        self.engines[path] = FakeEngine(lambda feeds: compute(name, feeds))
+        self.engines[path] = WatchedEngine(lambda feeds: compute(name, feeds))
         return self.engines[path]
 
     def runs(self, path):
