@@ -93,6 +93,11 @@ class EngineCache:
                 return
             self.get(path)
 
+    def holds(self, path: str, engine: Engine) -> bool:
+        """Whether an engine is still the one of its path: False once it was let go."""
+        entry = self._entries.get(path)
+        return entry is not None and entry.engine is engine
+
     def loaded(self) -> dict[str, int]:
         """Path → bytes of weights, of the engines that are open."""
         with self._lock:

@@ -145,6 +145,9 @@ class PlanRunner:
         if bound is None:
             bound = workspace.bind(engine, piece.macs, (step.inputs, step.outputs), chosen)
             workspace.calls[i][key] = bound
+            if not self._engines.holds(piece.file, engine):
+                # Let go meanwhile for another thread: this run still uses it, no later one does.
+                workspace.forget(engine)
         return bound
 
     def _first_apart(self, options: NDArray[np.int64]) -> int:
