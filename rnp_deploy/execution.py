@@ -76,7 +76,7 @@ class PlanRunner:
         self._steps = plan.steps
         self._evicts = engines.budget_bytes is not None
         self._places = [_place(step) for step in plan.steps]
-        self._last_uses = plan.last_uses()
+        self._last_uses = plan.last_uses() | {self._output: len(plan.steps)}
         self.workspaces = Workspaces(MemoryLayout(plan, len(option_counts), [self._output]))
 
     def run(
@@ -179,7 +179,8 @@ class PlanRunner:
         tensors: dict[str, RoutedTensor] = {}
         for name in self._made_before(first, batch.deciding):
             tensors[name] = RoutedTensor(len(every))
-            tensors[name].put(every, workspace.array(name, chosen))
+            array = workspace.array(name, chosen)
+            tensors[name].put(every, array.copy() if name == self._output else array)
         for i in range(first, len(self._steps)):
             step, pieces = self._steps[i], self._places[i].pieces
             if step.agent_only and not batch.deciding:

@@ -16,7 +16,7 @@ from rnp_deploy import Controller
 from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import EngineError
 from rnp_deploy.execution import PlanRunner
-from rnp_deploy.plan import plan_of_bundle
+from rnp_deploy.plan import Piece, Plan, Step, plan_of_bundle
 from small_network import AGENT, Network, decided, expected_outputs, fused_plan, images_of
 
 PLANS = {"bundle": plan_of_bundle(small_manifest()), "fused": fused_plan()}
@@ -230,6 +230,9 @@ def check_run(case, runner, generator, batch, deciding):
     images, prices, given_options = samples(generator, case, batch)
     options = np.zeros_like(given_options) if deciding else given_options.copy()
     run = runner.run(images, prices, options, deciding=deciding)
+    with runner.workspaces.lend(batch) as workspace:
+        for slot in workspace._slots:
+            slot.fill(0xA5)
     alone = [
         case.alone(image, price, None if deciding else tuple(row))
         for image, price, row in zip(images, prices, given_options.tolist(), strict=True)
@@ -247,9 +250,44 @@ def test_results_do_not_depend_on_the_grouping(case, seed, budget, data):
     for _ in range(4):
         batch, deciding = data.draw(st.integers(1, 5)), data.draw(st.booleans())
         check_run(case, runner, generator, batch, deciding)
-        with runner.workspaces.lend(batch) as workspace:
-            for slot in workspace._slots:
-                slot.fill(0xA5)
+
+
+@pytest.mark.parametrize("ids", [[0, 4], [0, 1], [2, 0]], ids=str)
+def test_outputs_may_be_made_before_the_last_step_and_read_twice(network, ids):
+    plan = fused_plan()
+    outputs = next(tensor for tensor in plan.tensors if tensor.name == "outputs")
+    late = outputs.model_copy(update={"name": "late"})
+    after = Step(
+        option_decisions=(1,),
+        inputs={"a": "outputs", "b": "outputs"},
+        outputs={"late": "late"},
+        pieces=tuple(Piece(options=(o,), file=f"late/{o}.onnx", macs=0, weight_bytes=0) for o in (1, 2)),
+    )
+    plan = Plan(tensors=(*plan.tensors, late), steps=(*plan.steps, after))
+    with Controller(small_manifest(), network.open, plan=plan) as controller:
+        result = controller.run(images_of(ids))
+        controller.run(images_of([i + 8 for i in ids]))
+    assert result.outputs.tolist() == expected_outputs(ids, decided(ids))
+
+
+def test_an_engine_let_go_while_it_is_bound_is_held_by_no_call(network):
+    """Another thread needs its room at that moment: what it holds has to be freed after this run."""
+    weights = {piece.file: piece.weight_bytes for step in fused_plan().steps for piece in step.pieces}
+
+    def open_engine(path):
+        engine = network.open(path)
+        if path == "s0/full.onnx":
+            bind = engine.bind
+            engine.bind = lambda *ends: (cache.get("s1/2.onnx"), bind(*ends))[1]
+        return engine
+
+    cache = EngineCache(open_engine, weights, 32, lambda engine: runner.workspaces.forget(engine))
+    runner = PlanRunner(fused_plan(), ("images", "outputs"), (2, 2), cache)
+    for _ in range(2):
+        options = np.zeros((1, 2), np.int64)
+        runner.run(images_of([0]), np.ones(1, np.float32), options, deciding=True)
+        calls = [bound for w in runner.workspaces._idle for calls in w.calls for bound in calls.values()]
+        assert {id(bound.engine) for bound in calls} <= {id(network.engines[path]) for path in cache.loaded()}
 
 
 @settings(max_examples=5, deadline=None)

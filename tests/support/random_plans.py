@@ -94,17 +94,20 @@ def plan_cases(draw: st.DrawFn) -> PlanCase:
     tensors += [PlanTensor(name=option_name(t), shape=(), dtype="int64") for t in range(len(counts))]
     steps: list[Step] = []
     passed_on = [tensors[1]]
+    ends_at = draw(st.sampled_from([len(counts), *range(len(counts))]))
     for s in range(len(counts) + 1):
         if s and not fused:
             steps.append(_agent_step(s - 1))
         read = draw(st.lists(st.sampled_from(passed_on), min_size=1, max_size=3, unique_by=lambda x: x.name))
         made = [draw(_tensor(f"x{s}.{n}", s - 1, counts)) for n in range(draw(st.integers(1, 2)))]
-        passed_on += made
-        features = PlanTensor(name=f"f{s}", shape=(2,))
         last = s == len(counts)
-        tensors += [*made, PlanTensor(name="outputs", shape=(3,)) if last else features]
-        outputs = {f"out.{x.name}": x.name for x in made} | ({"outputs": "outputs"} if last else {})
+        made += [PlanTensor(name="outputs", shape=(3, 2))] if s == ends_at else []
+        passed_on += made
+        tensors += made if last else [*made, PlanTensor(name=f"f{s}", shape=(2,))]
+        outputs = {f"out.{x.name}": x.name for x in made}
         inputs = {f"in.{x.name}": x.name for x in read}
+        if draw(st.booleans()):
+            inputs["again"] = read[0].name
         if not last and not fused:
             outputs["features"] = f"f{s}"
         decides = s if fused and not last else None
@@ -169,6 +172,7 @@ def _some_in_place(draw: st.DrawFn, plan: Plan) -> Plan:
                 x
                 for x in step.inputs.values()
                 if last[x] == i
+                and x != "outputs"
                 and x not in taken.values()
                 and kinds[x].follows is kinds[out].follows is None
                 and (kinds[x].shape, kinds[x].dtype) == (kinds[out].shape, kinds[out].dtype)

@@ -89,12 +89,22 @@ class Network:
     def open(self, path):
         self.opened.append(path)
         folder, name = path.removesuffix(".onnx").split("/")
-        compute = {"agent": self.agent, "s0": self.stem, "s1": self.middle, "s2": self.head}[folder]
+        compute = {
+            "agent": self.agent,
+            "s0": self.stem,
+            "s1": self.middle,
+            "s2": self.head,
+            "late": self.late,
+        }[folder]
         self.engines[path] = WatchedEngine(lambda feeds: compute(name, feeds))
         return self.engines[path]
 
     def runs(self, path):
         return self.engines[path].runs
+
+    def late(self, name, feeds):
+        """What comes after the outputs, in the one test that has it."""
+        return {"late": feeds["a"] + feeds["b"]}
 
     def agent(self, name, feeds):
         ids = feeds["features"][:, 0]
