@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from rnp_deploy.engine import AnyArray, Arrays, OpenEngine
 from rnp_deploy.errors import EngineError, InputError, MissingRuntimeError
@@ -32,7 +34,9 @@ class OrtEngine:
     def __init__(self, session: Any, where: str) -> None:
         self._session = session
         self._where = where
-        self._outputs = [output.name for output in session.get_outputs()]
+        self._input_types = {tensor.name: tensor.type for tensor in session.get_inputs()}
+        self._output_types = {tensor.name: tensor.type for tensor in session.get_outputs()}
+        self._outputs = list(self._output_types)
 
     def run(self, feeds: Arrays) -> Arrays:
         """See :meth:`rnp_deploy.engine.Engine.run`."""
@@ -52,10 +56,12 @@ class OrtEngine:
             raise EngineError(f"{self._where} was bound after close")
         binding = session.io_binding()
         try:
-            for name, array in inputs.items():
-                binding.bind_ortvalue_input(name, _ort_value(array))
+            for name in dict.fromkeys([*inputs, *self._input_types]):
+                value = _ort_value(name, inputs.get(name), self._input_types)
+                binding.bind_ortvalue_input(name, value)
             for name, array in outputs.items():
-                binding.bind_ortvalue_output(name, _ort_value(array))
+                value = _ort_value(name, array, self._output_types, written=True)
+                binding.bind_ortvalue_output(name, value)
         except Exception as err:  # pybind raises classes of its own that share no root
             raise EngineError(f"{self._where}: ONNX Runtime cannot bind it: {err}") from err
         return _bound_call(session, binding, self._where)
@@ -184,12 +190,22 @@ def _bound_call(session: Any, binding: Any, where: str) -> Callable[[], None]:
     return call
 
 
-def _ort_value(array: AnyArray) -> Any:
+def _ort_value(name: str, array: AnyArray | None, types: Mapping[str, str], *, written: bool = False) -> Any:
+    """An array of a tensor, on its memory; ONNX Runtime itself looks at names and types no sooner than it runs."""
     import onnxruntime as ort
 
+    if name not in types:
+        raise ValueError(f"it has no tensor {name!r} there, but {sorted(types)}")
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name!r} is given no array")
     if not array.flags.c_contiguous:
-        raise ValueError("an array is not C-contiguous")
-    return ort.OrtValue.ortvalue_from_numpy(array)
+        raise ValueError(f"the array of {name!r} is not C-contiguous")
+    if written and not array.flags.writeable:
+        raise ValueError(f"the array of {name!r} is read-only")
+    value = ort.OrtValue.ortvalue_from_numpy(array)
+    if value.data_type() != types[name]:
+        raise ValueError(f"the array of {name!r} is a {value.data_type()}; it takes a {types[name]}")
+    return value
 
 
 def _shares_allocator(ort: Any) -> bool:

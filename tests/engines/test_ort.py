@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,6 +100,117 @@ def test_running_after_close(bundle, images):
 def test_feeds_that_do_not_fit_name_the_graph(bundle, feeds):
     with pytest.raises(EngineError, match=STEM):
         ort.opener(bundle)(STEM).run(feeds)
+
+
+@pytest.fixture
+def doubler(tmp_path):
+    return engine_from_onnx(doubling(), tmp_path, "stages/07/full.onnx", 1)
+
+
+def pair(*shape, dtype=np.float32):
+    return np.ones(shape, dtype)
+
+
+def read_only():
+    array = pair(2, 2)
+    array.flags.writeable = False
+    return array
+
+
+def test_a_bound_call_reads_and_writes_the_memory_given(doubler):
+    x, y = pair(2, 2), pair(2, 2)
+    call = doubler.bind({"x": x}, {"y": y})
+    assert (y == 1).all(), "binding is no run"
+    for value in (3, 5):
+        x.fill(value)
+        call()
+        assert (x == value).all()
+        assert (y == 2 * value).all()
+
+
+def test_a_bound_call_gives_what_a_run_gives_and_only_the_outputs_wanted(bundle, images):
+    engine = ort.opener(bundle)(STEM)
+    expected = engine.run({"images": images})["features_1_pooled"]
+    pooled = np.zeros_like(expected)
+    engine.bind({"images": images}, {"features_1_pooled": pooled})()
+    assert pooled.tolist() == expected.tolist()
+
+
+def test_an_output_may_be_bound_onto_the_memory_of_its_input(doubler):
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    call = doubler.bind({"x": x}, {"y": x})
+    call()
+    call()
+    assert x.tolist() == [[4, 8], [12, 16]]
+
+
+def test_a_slice_of_memory_is_written_to_and_nothing_beside_it(doubler):
+    memory = np.zeros((4, 2), np.float32)
+    doubler.bind({"x": pair(2, 2)}, {"y": memory[1:3]})()
+    assert memory.tolist() == [[0, 0], [2, 2], [2, 2], [0, 0]]
+
+
+def test_a_bound_call_keeps_its_memory(doubler):
+    x, y = pair(1, 2), pair(1, 2)
+    alive = [weakref.ref(x), weakref.ref(y)]
+    call = doubler.bind({"x": x}, {"y": y})
+    del x, y
+    gc.collect()
+    call()
+    assert alive[1]().tolist() == [[2, 2]]
+    del call
+    gc.collect()
+    assert [kept() for kept in alive] == [None, None]
+
+
+def test_a_bound_call_works_after_close_and_no_other_can_be_made(doubler):
+    y = pair(1, 2)
+    call = doubler.bind({"x": pair(1, 2)}, {"y": y})
+    doubler.close()
+    call()
+    assert y.tolist() == [[2, 2]]
+    with pytest.raises(EngineError, match=r"stages/07/full\.onnx was bound after close"):
+        doubler.bind({"x": pair(1, 2)}, {"y": y})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ({}, {"y": pair(2, 2)}, ["'x'"]),
+        ({"z": pair(2, 2)}, {"y": pair(2, 2)}, ["'z'"]),
+        ({"x": pair(2, 2), "z": pair(2, 2)}, {"y": pair(2, 2)}, ["'z'"]),
+        ({"x": pair(2, 2)}, {"z": pair(2, 2)}, ["'z'"]),
+        ({"x": pair(2, 2, dtype=np.float64)}, {"y": pair(2, 2)}, ["'x'", "tensor(double)", "tensor(float)"]),
+        ({"x": pair(2, 2)}, {"y": pair(2, 2, dtype=np.int64)}, ["'y'", "tensor(int64)", "tensor(float)"]),
+        ({"x": pair(2, 4)[:, ::2]}, {"y": pair(2, 2)}, ["'x'", "not C-contiguous"]),
+        ({"x": pair(2, 2)}, {"y": pair(2, 4)[:, ::2]}, ["'y'", "not C-contiguous"]),
+        ({"x": pair(2, 3).T[:2]}, {"y": pair(2, 2)}, ["'x'", "not C-contiguous"]),
+        ({"x": pair(2, 2)}, {"y": read_only()}, ["'y'", "read-only"]),
+        ({"x": np.array([[None, 1]])}, {"y": pair(2, 2)}, ["numpy arrays"]),
+        ({"x": "text"}, {"y": pair(2, 2)}, ["'x'"]),
+    ],
+    ids=["nothing", "other input", "one more input", "other output", "input type", "output type",
+         "strided input", "strided output", "turned input", "read-only output", "objects", "no array"],
+)  # fmt: skip
+def test_what_cannot_be_bound_names_the_graph_and_the_tensor(doubler, inputs, outputs, words):
+    with pytest.raises(EngineError, match=r"stages/07/full\.onnx: ONNX Runtime cannot bind it") as caught:
+        doubler.bind(inputs, outputs)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_input_that_is_read_only_will_do(doubler):
+    y = pair(2, 2)
+    doubler.bind({"x": read_only()}, {"y": y})()
+    assert (y == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(pair(2, 3), pair(2, 3)), (pair(2, 2), pair(1, 2)), (pair(2, 2), pair(3, 2))], ids=str
+)
+def test_a_shape_that_does_not_fit_names_the_graph_when_it_is_called(doubler, x, y):
+    call = doubler.bind({"x": x}, {"y": y})
+    with pytest.raises(EngineError, match=r"stages/07/full\.onnx: ONNX Runtime failed"):
+        call()
 
 
 @pytest.mark.parametrize("graph", [b"", b"garbage", doubling()[:-20]], ids=["empty", "garbage", "truncated"])
