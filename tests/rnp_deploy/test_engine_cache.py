@@ -180,8 +180,8 @@ def test_opening_ahead_goes_in_order_and_stops_where_the_budget_ends(budget, ord
 
 def test_opening_ahead_counts_what_is_open_only_once():
     opened = Opened(budget=40)
-    opened.cache.get("a")
-    opened.cache.open_within_budget(["a", "agent", "c"])
+    opened.cache.get("c")
+    opened.cache.open_within_budget(["c", "agent", "a"])
     assert opened.cache.loaded() == {"a": 10, "agent": 0, "c": 30}
 
 

@@ -78,6 +78,8 @@ def test_a_batch_runs_together_up_to_the_decision_at_which_it_parts(
     assert result.options.tolist() == decided(ids)
     assert result.macs.tolist() == [1000 + 100 * a + 10 * a + b for a, b in decided(ids)]
     assert how_run(network) == (bound, apart)
+    if given_options:
+        assert not set(network.opened) & set(AGENT), "the agent was asked"
 
 
 @pytest.mark.parametrize("ids", [[5, 2, 1, 0], [4, 2, 6, 0]], ids=["at decision 0", "at decision 1"])
