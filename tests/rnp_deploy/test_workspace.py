@@ -249,20 +249,20 @@ def room_for_six(layout, monkeypatch):
 
 
 @pytest.mark.usefixtures("room_for_six")
-def test_the_least_recently_used_idle_workspaces_are_dropped_over_the_limit(layout, workspaces):
+def test_the_largest_idle_workspaces_go_first_over_the_limit_but_never_the_last_used(layout, workspaces):
     one, two, three = (lend_and_return(workspaces, batch) for batch in (1, 2, 3))
     assert workspaces.nbytes == 6 * sum(layout.slot_bytes)
-    assert lend_and_return(workspaces, 1) is one
-    assert lend_and_return(workspaces, 2) is two
     four = lend_and_return(workspaces, 4)
-    assert workspaces._idle == [two, four]
-    assert lend_and_return(workspaces, 3) is not three
+    assert workspaces._idle == [one, two, three, four]
+    assert lend_and_return(workspaces, 1) is one
+    assert workspaces._idle == [two, three, one]
 
 
 @pytest.mark.usefixtures("room_for_six")
-def test_one_larger_than_the_limit_is_not_kept_and_drives_no_other_out(workspaces):
+def test_one_larger_than_the_limit_is_kept_until_another_is_used_and_drives_none_out(workspaces):
     one = lend_and_return(workspaces, 1)
     large = lend_and_return(workspaces, 7)
+    assert lend_and_return(workspaces, 7) is large
     assert lend_and_return(workspaces, 1) is one
     assert lend_and_return(workspaces, 7) is not large
 

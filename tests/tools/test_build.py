@@ -124,7 +124,7 @@ def test_timing_an_engine_set_with_and_without_its_rivals(engines, bundle, expor
     assert held["speedup"] == 1.0
     beside = json_report(bench, [engines, "--bundle", bundle, *QUICK])
     assert beside["timings"][0]["name"] == "dense network, one graph"
-    assert "not the bundle" in failure(bench, [engines, "--bundle", exported("basic").path, *QUICK])
+    assert "not the bundle" in failure(bench, [engines, "--bundle", exported("separable").path, *QUICK])
 
 
 def test_calibrating_writes_a_curve_that_targets_take(bundle, tmp_path):
