@@ -274,7 +274,7 @@ def test_what_is_lent_is_counted_and_not_dropped(layout, workspaces):
         large.columns[0].fill(1)
         other.columns[0].fill(2)
         assert (large.columns[0] == 1).all()
-    assert workspaces.nbytes == 5 * sum(layout.slot_bytes)
+    assert workspaces.nbytes == 9 * sum(layout.slot_bytes)
 
 
 def test_forget_drops_the_calls_of_one_engine_lent_or_idle(workspaces):
