@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -49,6 +50,14 @@ class PlanTensor(Frozen):
             return self.shape
         size = self.sizes[options[self.follows] - 1]
         return (*self.shape[: self.axis - 1], size, *self.shape[self.axis :])
+
+    @property
+    def largest_bytes(self) -> int:
+        """Of one sample, at the option that makes it largest."""
+        shape = list(self.shape)
+        if self.follows is not None:
+            shape[self.axis - 1] = max(self.sizes)
+        return math.prod(shape) * {"float32": 4, "int64": 8}[self.dtype]
 
 
 class Piece(Frozen):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy.engine import AnyArray, Engine
-from rnp_deploy.plan import Plan, PlanTensor, option_name
+from rnp_deploy.plan import Plan, option_name
 
 __all__ = ["BoundCall", "Ends", "MemoryLayout", "Workspace", "Workspaces"]
 
@@ -65,7 +65,7 @@ class MemoryLayout:
 
     def _place(self, name: str, free: list[int]) -> None:
         """Take the free slot that has to grow least; of those that need not, the smallest."""
-        needed = _largest_bytes(self.tensors[name])
+        needed = -(-self.tensors[name].largest_bytes // _ALIGNMENT) * _ALIGNMENT
         if free:
             slot = min(free, key=lambda s: (max(needed - self.slot_bytes[s], 0), self.slot_bytes[s]))
             free.remove(slot)
@@ -74,14 +74,6 @@ class MemoryLayout:
             slot = len(self.slot_bytes)
             self.slot_bytes.append(needed)
         self.slot_of[name] = slot
-
-
-def _largest_bytes(tensor: PlanTensor) -> int:
-    widest = tensor.sizes.index(max(tensor.sizes)) + 1 if tensor.sizes else 1
-    options = {} if tensor.follows is None else {tensor.follows: widest}
-    shape = tensor.shape_at([options.get(t, 1) for t in range((tensor.follows or 0) + 1)])
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 class BoundCall(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import pytest
 from bundles import bundle_copy
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
-from rnp_deploy.engines import single_file
+from rnp_deploy.engines import ort, single_file
 from rnp_deploy.engines.single_file import single_file_from_bundle
 from rnp_deploy.errors import ExportError, IntegrityError, MissingRuntimeError
 
@@ -22,12 +23,7 @@ each_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def session(model, folder=None, **settings):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if folder is not None:
-        key = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(key, str(folder))
+    options = ort.session_options(Path(folder or "."), ort.threads_in_use())
     for name, value in settings.items():
         setattr(options, name, value)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

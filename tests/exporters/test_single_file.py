@@ -14,6 +14,7 @@ import torch
 import networks
 from rnp_deploy import __version__
 from rnp_deploy.bundle.manifest import Preprocessing
+from rnp_deploy.engines import ort
 from rnp_deploy.engines.single_file import _Joined, _Weights
 from rnp_deploy.errors import ExportError, InputError, OutputExistsError, VerificationError
 from rnp_deploy.exporters import export_single_file, single_file
@@ -34,8 +35,7 @@ def separable():
 
 
 def outputs(path, images, **feeds):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options = ort.session_options(path.parent, ort.threads_in_use())
     session = onnxruntime.InferenceSession(path, options)
     names = [output.name for output in session.get_outputs()]
     rows = [session.run(names, {"images": images[i : i + 1], **feeds}) for i in range(len(images))]
