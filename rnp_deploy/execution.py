@@ -13,15 +13,20 @@ from rnp_deploy.engine import AnyArray
 from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import EngineError
 from rnp_deploy.plan import PENALTY, Piece, Plan, Step, option_name, state_name
-from rnp_deploy.routing import RoutedTensor, rows_by_options
+from rnp_deploy.routing import RoutedTensor, Rows, rows_by_options
 from rnp_deploy.workspace import BoundCall, MemoryLayout, Workspace, Workspaces
 
 __all__ = ["PlanRun", "PlanRunner"]
 
 
-#: Of one sample's tensor. A batch of 32 at 224x224, options mixed, on two cores, ÷ the same samples in static
-#: graphs: VGG-16 1.34 without a limit, 1.02 at 1 MiB, 1.01 at 256 KiB; ResNet-50 1.24, 1.17 and 1.13.
+#: A tensor of one sample above this is large: to move it from part to part costs more than calls of more
+#: samples save. A batch of 32 at 224x224, options mixed, on two cores, ÷ the same samples in static graphs:
+#: VGG-16 1.34 without a limit, 1.02 at 1 MiB, 1.01 at 256 KiB; ResNet-50 1.24, 1.17 and 1.13.
 _LARGE_BYTES = 2**18
+#: A part of a batch may have its largest tensor of this size, and at least one sample: larger ones leave the
+#: caches before they are pooled. VGG-16 in parts of 8 samples took 1.36 times the static graphs, of 1 sample 1.04;
+#: ResNet-50 in parts of 8 1.08, of 1 sample 1.26.
+_PART_BYTES = 2**24
 
 
 class PlanRun(NamedTuple):
@@ -93,6 +98,7 @@ class PlanRunner:
         self._evicts = engines.budget_bytes is not None
         self._places = [_place(step) for step in plan.steps]
         self._large_until = _large_until(plan)
+        self._part = max(1, _PART_BYTES // max(tensor.largest_bytes for tensor in plan.tensors))
         self._last_uses = plan.last_uses() | {self._output: len(plan.steps)}
         self.workspaces = Workspaces(MemoryLayout(plan, len(option_counts), [self._output]))
 
@@ -115,15 +121,30 @@ class PlanRunner:
             round_up: Whether every sample takes the largest option chosen in the batch.
         """
         batch = _Batch(images, prices, options, deciding, round_up)
-        chosen: list[int] = options[0].tolist()
+        macs = np.zeros(len(images), np.int64)
+        if len(images) > self._part and not round_up:
+            tensors = self._run_divided(0, batch, None, macs)
+            return self._run_regrouped(self._large_until, batch, tensors, macs)
         with self.workspaces.lend(len(images)) as workspace:
-            for name, value in ((self._input, images), (PENALTY, prices), (state_name(0), 0.0)):
-                np.copyto(workspace.array(name, chosen), value)
-            reached, macs = self._run_together(batch, workspace, chosen, 0, len(self._steps))
-            if reached < len(self._steps):
-                return self._run_apart(reached, batch, workspace, chosen, macs)
-            outputs = workspace.array(self._output, chosen).copy()
-        return PlanRun(outputs, np.full(len(images), macs, np.int64))
+            chosen: list[int] = options[0].tolist()
+            self._put_inputs(workspace, images, prices)
+            reached, each = self._run_together(batch, workspace, chosen, 0, len(self._steps))
+            macs += each
+            if reached == len(self._steps):
+                return PlanRun(workspace.array(self._output, chosen).copy(), macs)
+            if reached < self._large_until:
+                tensors = self._run_divided(reached, batch, workspace, macs)
+                return self._run_regrouped(self._large_until, batch, tensors, macs)
+            every = np.arange(len(images))
+            tensors = {name: RoutedTensor(len(every)) for name in self._made_before(reached, deciding)}
+            for name, tensor in tensors.items():
+                array = workspace.array(name, chosen)
+                tensor.put(every, array.copy() if name == self._output else array)
+            return self._run_regrouped(reached, batch, tensors, macs)
+
+    def _put_inputs(self, workspace: Workspace, images: AnyArray, prices: AnyArray) -> None:
+        for name, value in ((self._input, images), (PENALTY, prices), (state_name(0), 0.0)):
+            np.copyto(workspace.array(name, ()), value)
 
     def _run_together(
         self, batch: _Batch, workspace: Workspace, chosen: list[int], first: int, until: int
@@ -143,7 +164,7 @@ class PlanRunner:
         Returns:
             The step that was not run any more, and the MACs of a sample.
         """
-        deciding, single = batch.deciding, len(batch.images) == 1
+        deciding, single = batch.deciding, len(batch.options) == 1
         if not (deciding or single):
             until = min(until, self._first_apart(batch.options))
         macs, calls, columns, counts = 0, workspace.calls, workspace.columns, self._option_counts
@@ -200,36 +221,63 @@ class PlanRunner:
             )
         return low, high
 
-    def _run_apart(
-        self, parted: int, batch: _Batch, workspace: Workspace, chosen: list[int], macs_so_far: int
-    ) -> PlanRun:
-        """From step ``parted`` on, those of the batch that take the same piece run together.
+    def _run_divided(
+        self, first: int, batch: _Batch, workspace: Workspace | None, macs: NDArray[np.int64]
+    ) -> dict[str, RoutedTensor]:
+        """Run steps ``first`` until tensors are small, in parts that fit the caches; what is left for later.
 
-        While tensors are large, moving them about and out of the caches costs more than it
-        saves: up to there each sample goes by itself.
+        Samples of equal options so far are in one part, until they part too; then each goes by itself.
+
+        Args:
+            first: The step to begin with.
+            batch: All of it.
+            workspace: That holds what the steps before made, or None before the first.
+            macs: ``[N]``, added to.
         """
-        every = np.arange(len(batch.images))
-        macs = np.full(len(every), macs_so_far, np.int64)
-        first = max(parted, self._large_until)
-        if first > parted:
-            tensors = self._run_one_by_one(parted, first, batch, workspace, macs)
-        else:
-            tensors = {name: RoutedTensor(len(every)) for name in self._made_before(first, batch.deciding)}
-            for name, tensor in tensors.items():
-                array = workspace.array(name, chosen)
-                tensor.put(every, array.copy() if name == self._output else array)
+        made: dict[str, RoutedTensor] = {}
+        until = self._large_until
+
+        def run(rows: Rows, here: Rows, start: int, source: Workspace | None) -> None:
+            """Go on from step ``start`` with samples ``rows`` of the batch, which are ``here`` in ``source``."""
+            part = batch._replace(options=batch.options[rows])
+            chosen = part.options[0].tolist()
+            with self.workspaces.lend(len(rows)) as own:
+                if source is None:
+                    self._put_inputs(own, batch.images[rows], batch.prices[rows])
+                else:
+                    for name in self._made_before(start, batch.deciding):
+                        np.take(source.array(name, chosen), here, axis=0, out=own.array(name, chosen))
+                reached, each = self._run_together(part, own, chosen, start, until)
+                macs[rows] += each
+                batch.options[rows] = part.options
+                if reached < until:
+                    for i in range(len(rows)):
+                        run(rows[i : i + 1], np.array([i]), reached, own)
+                    return
+                for name in self._made_before(until, batch.deciding):
+                    made.setdefault(name, RoutedTensor(len(macs))).put(rows, own.array(name, chosen).copy())
+
+        for rows, _ in rows_by_options(batch.options):
+            for k in range(0, len(rows), self._part):
+                run(rows[k : k + self._part], rows[k : k + self._part], first, workspace)
+        return made
+
+    def _run_regrouped(
+        self, first: int, batch: _Batch, tensors: dict[str, RoutedTensor], macs: NDArray[np.int64]
+    ) -> PlanRun:
+        """From step ``first`` on, those of the batch that take the same piece run together."""
         for i in range(first, len(self._steps)):
             if batch.deciding or not self._steps[i].agent_only:
-                tensors.update(self._run_regrouped(i, batch, tensors, macs))
+                tensors.update(self._run_step(i, batch, tensors, macs))
             for name in self._steps[i].inputs.values():
                 if self._last_uses[name] == i:
                     tensors.pop(name, None)
-        return PlanRun(tensors[self._output].take(every), macs)
+        return PlanRun(tensors[self._output].take(np.arange(len(macs))), macs)
 
-    def _run_regrouped(
+    def _run_step(
         self, i: int, batch: _Batch, tensors: dict[str, RoutedTensor], macs: NDArray[np.int64]
     ) -> dict[str, RoutedTensor]:
-        """Run one step, each of its pieces on the samples that take it; what it made."""
+        """Run each piece of a step on the samples that take it; what it made."""
         step, pieces = self._steps[i], self._places[i].pieces
         made = {name: RoutedTensor(len(macs)) for name in step.outputs.values()}
         for rows, key in rows_by_options(batch.options[:, list(step.option_decisions)]):
@@ -245,27 +293,6 @@ class PlanRunner:
                 column = made[option_name(step.decides)].take(rows)
                 self._chosen_range(step.decides, piece, column)
                 batch.options[rows, step.decides] = column
-        return made
-
-    def _run_one_by_one(
-        self, first: int, until: int, batch: _Batch, workspace: Workspace, macs: NDArray[np.int64]
-    ) -> dict[str, RoutedTensor]:
-        """Run steps ``first`` to ``until`` for each sample; what is left for later steps."""
-        made: dict[str, RoutedTensor] = {}
-        with self.workspaces.lend(1) as alone:
-            for i in range(len(batch.images)):
-                row = slice(i, i + 1)
-                options = batch.options[i].tolist()
-                for name in self._made_before(first, batch.deciding):
-                    np.copyto(alone.array(name, options), workspace.array(name, options)[row])
-                sample = _Batch(
-                    batch.images[row], batch.prices[row], batch.options[row], batch.deciding, False
-                )
-                macs[i] += self._run_together(sample, alone, options, first, until)[1]
-                for name in self._made_before(until, batch.deciding):
-                    made.setdefault(name, RoutedTensor(len(macs))).put(
-                        np.array([i]), alone.array(name, options).copy()
-                    )
         return made
 
     def _made_before(self, first: int, deciding: bool) -> Iterator[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RoutedTensor", "rows_by_options"]
+__all__ = ["RoutedTensor", "Rows", "rows_by_options"]
 
-Rows = NDArray[np.intp]
+#: Indices of samples of a batch.
+Rows: TypeAlias = NDArray[np.intp]
 
 
 class RoutedTensor:
