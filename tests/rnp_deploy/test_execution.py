@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from bundles import small_manifest
 from random_plans import plan_cases
-from rnp_deploy import Controller
+from rnp_deploy import Controller, execution
 from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import EngineError
 from rnp_deploy.execution import PlanRunner
@@ -214,11 +215,52 @@ def test_rounding_up_is_done_at_each_decision_by_itself(network, controller):
     assert result.options.tolist() == [[2, 2], [2, 2]]
 
 
-def runner_of(case, budget=None):
+def runner_of(case, budget=None, large=2**18, part=2**24):
+    """``large`` and ``part``: bytes above which a tensor is large, and that a part's largest tensor may have."""
     weights = {piece.file: piece.weight_bytes for step in case.plan.steps for piece in step.pieces}
     cache = EngineCache(case.open, weights, budget, lambda engine: runner.workspaces.forget(engine))
-    runner = PlanRunner(case.plan, ("images", "outputs"), case.counts, cache)
+    with mock.patch.multiple(execution, _LARGE_BYTES=large, _PART_BYTES=part):
+        runner = PlanRunner(case.plan, ("images", "outputs"), case.counts, cache)
     return runner
+
+
+@pytest.fixture
+def in_parts_of_two(monkeypatch):
+    """Every tensor of the small network is large, and a part may have two samples of the largest, 64 bytes."""
+    monkeypatch.setattr(execution, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(execution, "_PART_BYTES", 128)
+
+
+def sizes_run(network, path):
+    """Batch sizes of a branch's bound calls, in order; none may have been fed."""
+    assert not network.engines[path].apart_runs
+    return list(network.engines[path].bound_runs)
+
+
+@pytest.mark.usefixtures("in_parts_of_two")
+def test_a_large_batch_runs_in_parts_and_each_sample_alone_once_its_part_parts(network, controller):
+    ids = [0, 0, 1, 0, 3]
+    result = controller.run(images_of(ids))
+    assert result.outputs.tolist() == expected_outputs(ids, decided(ids))
+    assert sizes_run(network, "s0/full.onnx") == [2, 2, 1]
+    assert sizes_run(network, "s1/1.onnx") == [2, 1]
+    assert sizes_run(network, "s1/2.onnx") == [1, 1]
+
+
+@pytest.mark.usefixtures("in_parts_of_two")
+def test_a_large_batch_whose_options_are_given_is_divided_by_them(network, controller):
+    options = [[2, 1], [1, 1], [2, 1], [2, 2], [1, 1], [2, 1]]
+    result = controller.run(images_of(range(6)), options=options)
+    assert result.outputs.tolist() == expected_outputs(range(6), options)
+    assert sizes_run(network, "s0/full.onnx") == [2, 2, 1, 1]
+    assert sizes_run(network, "s2/2-1.onnx") == [2, 1]
+
+
+@pytest.mark.usefixtures("in_parts_of_two")
+def test_a_large_batch_that_is_rounded_up_is_not_divided(network, controller):
+    result = controller.run(images_of([0, 1, 2]), policy="round-up")
+    assert result.options.tolist() == [[2, 2]] * 3
+    assert sizes_run(network, "s0/full.onnx") == [3]
 
 
 def samples(generator, case, batch):
@@ -244,13 +286,17 @@ def check_run(case, runner, generator, batch, deciding):
     assert run.macs.tolist() == [macs for _, _, macs in alone]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(case=plan_cases(), seed=st.integers(0, 2**31), budget=st.sampled_from([None, 1, 40]), data=st.data())
 def test_results_do_not_depend_on_the_grouping(case, seed, budget, data):
-    """Nor on the budget, on what ran before, and on what lies in the memory."""
-    runner, generator = runner_of(case, budget), np.random.default_rng(seed)
+    """Nor on the budget, the limits of parts, what ran before, and what lies in the memory."""
+    large, part = (
+        data.draw(st.sampled_from([2**18, 0, 8, 24])),
+        data.draw(st.sampled_from([2**24, 1, 48, 100])),
+    )
+    runner, generator = runner_of(case, budget, large, part), np.random.default_rng(seed)
     for _ in range(4):
-        batch, deciding = data.draw(st.integers(1, 5)), data.draw(st.booleans())
+        batch, deciding = data.draw(st.integers(1, 7)), data.draw(st.booleans())
         check_run(case, runner, generator, batch, deciding)
 
 
