@@ -1,8 +1,8 @@
 """Single images of many threads through RequestBatcher, beside batches made offline.
 
-    python benchmarks/concurrent_requests.py [--requests 1000] [--callers 32] [--rounds 5] [--threads 1]
+    python benchmarks/concurrent_requests.py [--requests 1000] [--callers 32] [--rounds 5] [--threads 2]
 
-ResNet-18 of torchvision at 112x112 with random weights and images, on ONNX Runtime; the agent's decoder is
+ResNet-18 of torchvision at 112x112 with random weights and images, as an engine set; the agent's decoder is
 drawn anew, so that decisions vary from image to image. In a round, the images go through the controller
 in consecutive batches, then one by one through the batcher, each thread waiting for its result before it
 sends its next image. Every result is compared with the offline one: options equal, outputs within 1e-4 of the
@@ -27,6 +27,8 @@ import torch
 from numpy.typing import NDArray
 
 from rnp_deploy import Controller, RequestBatcher, Result
+from rnp_deploy.bundle import open_bundle
+from rnp_deploy.engines.ort_build import build_engine_set
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.model_sources import build_model
@@ -36,8 +38,8 @@ SIZE = 112
 Images = NDArray[np.float32]
 
 
-def bundle_of_resnet18(folder: Path) -> Path:
-    """Export the network; its agent chooses now this, now that, as a trained one does."""
+def engines_of_resnet18(folder: Path) -> Path:
+    """Export and build the network; its agent chooses now this, now that, as a trained one does."""
     torch.manual_seed(0)
     source = build_model("torchvision:resnet18")
     network = RuntimePrunedNetwork.from_backbone(source.module, torch.zeros(1, 3, SIZE, SIZE))
@@ -47,7 +49,8 @@ def bundle_of_resnet18(folder: Path) -> Path:
         network.agent.decoder.weight *= 8  # so that what it sees outweighs its bias
     network.agent.trained = True
     export_bundle(network, folder / "bundle", verify=0)
-    return folder / "bundle"
+    build_engine_set(open_bundle(folder / "bundle"), folder / "engines", verify=0)
+    return folder / "engines"
 
 
 def varied_images(count: int) -> Images:
@@ -105,7 +108,7 @@ def seconds(call: Callable[[], object]) -> float:
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of ONNX Runtime.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Of the batcher.")
 def main(requests: int, callers: int, rounds: int, batch: int, threads: int, workers: int) -> None:
     """Print the row."""
@@ -113,7 +116,7 @@ def main(requests: int, callers: int, rounds: int, batch: int, threads: int, wor
     offline_s, concurrent_s, lost, wrong = [], [], 0, 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        Controller.load(bundle_of_resnet18(Path(folder)), threads=threads, preload="all") as controller,
+        Controller.load(engines_of_resnet18(Path(folder)), threads=threads, preload="all") as controller,
         RequestBatcher(controller, max_batch=batch, workers=workers) as batcher,
     ):
         for counts in [False] + [True] * rounds:
