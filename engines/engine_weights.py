@@ -59,8 +59,8 @@ class EngineWeights:
         self._offsets: dict[bytes, int] = {}
         self._of_stage: dict[bytes, list[tuple[int, bytes]]] = {}
 
-    def store(self, model: onnx.ModelProto) -> None:
-        """Move the large initializers of a graph; they become external tensors."""
+    def store(self, model: onnx.ModelProto) -> int:
+        """Move the large initializers of a graph; they become external tensors. Bytes of all of them."""
         arrays = self._arrays.of(model)
         for tensor in model.graph.initializer:
             array = arrays[tensor.name]
@@ -77,6 +77,7 @@ class EngineWeights:
                 for key, value in place.items():
                     stored.external_data.add(key=key, value=str(value))
             tensor.CopyFrom(stored)
+        return sum(array.nbytes for array in arrays.values())
 
     def end_stage(self) -> None:
         """Forget the bytes of the stage before: no other stage's weights begin like them."""

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _pool_lock = threading.Lock()
 _pool_threads: int | None = None  # None: not started; 0: one per core
+_told_of: set[int] = set()  # wishes that were not met, each told once
 _allocator_shared: bool | None = None  # None: not tried yet
 
 
@@ -64,7 +65,7 @@ class OrtEngine:
                 binding.bind_ortvalue_output(name, value)
         except Exception as err:  # pybind raises classes of its own that share no root
             raise EngineError(f"{self._where}: ONNX Runtime cannot bind it: {err}") from err
-        return _bound_call(session, binding, self._where)
+        return _bound_call(session, binding, self._where, (inputs, outputs))
 
     def close(self) -> None:
         """Drop the session."""
@@ -95,9 +96,10 @@ def opener(source: GraphSource, threads: int | None = None, *, optimised: bool =
     require_runtime()
 
     def open_engine(path: str) -> OrtEngine:
-        source.check_unchanged()
         where = f"{source.path}/{path}"
-        return engine_from_onnx(source.graph(path), source.path, where, threads, optimised=optimised)
+        engine = engine_from_onnx(source.graph(path), source.path, where, threads, optimised=optimised)
+        source.check_unchanged()  # after its weights were read or mapped
+        return engine
 
     return open_engine
 
@@ -113,7 +115,7 @@ def engine_from_onnx(
         where: Names the graph in errors.
         threads: Threads that compute, or None for one per core. The first engine that
             wants more than one starts the process's pool; later ones use it whatever they
-            ask for, and a differing wish is logged.
+            ask for, and a differing number is logged once.
         optimised: Whether ONNX Runtime optimised the graph before, so that it is run as it is.
 
     Raises:
@@ -172,7 +174,7 @@ def threads_in_use() -> int | None:
     return 1 if _pool_threads is None else _pool_threads or None
 
 
-def _bound_call(session: Any, binding: Any, where: str) -> Callable[[], None]:
+def _bound_call(session: Any, binding: Any, where: str, arrays: Any) -> Callable[[], None]:
     # What the public method ends in: its checks for other devices cost more than a small graph.
     run, bound = (
         getattr(getattr(session, "_sess", None), "run_with_iobinding", None),
@@ -181,7 +183,7 @@ def _bound_call(session: Any, binding: Any, where: str) -> Callable[[], None]:
     if run is None or bound is None:
         run, bound = session.run_with_iobinding, binding
 
-    def call(kept_alive: Any = (session, binding)) -> None:
+    def call(kept_alive: Any = (session, binding, arrays)) -> None:
         try:
             run(bound, None)
         except Exception as err:  # pybind raises classes of its own that share no root
@@ -243,7 +245,8 @@ def _uses_pool(ort: Any, threads: int | None) -> bool:
             except Exception as err:  # noqa: BLE001 - it only says that somebody else was first
                 logger.warning("using the thread pool this process already has: %s", err)
             _pool_threads = wanted
-        elif wanted not in (0, _pool_threads):
+        elif wanted not in (0, _pool_threads, *_told_of):
+            _told_of.add(wanted)
             logger.warning(
                 "threads=%d asked for, but this process's pool was started with %s; using that pool",
                 wanted,

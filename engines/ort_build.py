@@ -12,7 +12,7 @@ from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
 from rnp_deploy.bundle.engine_set import ENGINES_FILE, ENGINES_FORMAT, EngineSetManifest, open_engine_set
 from rnp_deploy.bundle.manifest import WEIGHTS_FILE, BranchManifest, Manifest
-from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle
+from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, read_manifest
 from rnp_deploy.bundle.signed_json import signed_text
 from rnp_deploy.bundle.writing import describe_files
 from rnp_deploy.engines.agent_fusion import (
@@ -34,7 +34,7 @@ from rnp_deploy.engines.blocked_layout import (
 from rnp_deploy.engines.engine_weights import BundleArrays, EngineWeights
 from rnp_deploy.engines.fingerprint import fingerprint
 from rnp_deploy.engines.set_verification import compare_with_bundle
-from rnp_deploy.errors import EngineError
+from rnp_deploy.errors import EngineError, IntegrityError
 from rnp_deploy.hashing import file_sha256
 from rnp_deploy.plan import PENALTY, Piece, Plan, PlanTensor, Step, agent_tensors, plan_tensor
 from rnp_deploy.progress import Progress, no_progress
@@ -66,6 +66,7 @@ def build_engine_set(
     Raises:
         OutputExistsError, InputError, OutputError: As :func:`rnp_deploy.atomic.atomic_directory`.
         EngineError: ONNX Runtime refuses a branch, or the set computes something else.
+        IntegrityError: The bundle was changed meanwhile.
         MissingRuntimeError: onnxruntime is not installed.
     """
     path = Path(path)
@@ -73,6 +74,9 @@ def build_engine_set(
     with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
         shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
         plan = _write_pieces(bundle, folder, progress)
+        bundle.check_unchanged()  # what was read from disk meanwhile is what was verified
+        if read_manifest(folder) != bundle.manifest:
+            raise IntegrityError(f"{bundle.path / MANIFEST_FILE} was replaced after loading; load it again")
         engines = EngineSetManifest(
             format_version=ENGINES_FORMAT.version,
             producer=f"rnp-deploy {__version__}",
@@ -107,15 +111,16 @@ def _write_pieces(bundle: Bundle, folder: Path, progress: Progress) -> Plan:
         for s, stage in enumerate(manifest.stages):
             built = [with_blocked_edges(graph, blocked, block) for graph in marked[s]]
             marked[s] = []
+            weight_bytes = {}
             # The widest first: what is narrower may be the beginning of its weights.
             for branch, model in sorted(
                 zip(stage.branches, built, strict=True), key=lambda pair: -pair[0].weight_bytes
             ):
-                weights.store(model)
+                weight_bytes[branch.file] = weights.store(model)
                 file = folder / branch.file
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(model.SerializeToString(deterministic=True))
-            steps.append(_step(manifest, s, built))
+            steps.append(_step(manifest, s, built, weight_bytes))
             weights.end_stage()
             progress("writing stages", s + 1, len(manifest.stages))
     tensors = _tensors(manifest, agent, blocked, block)
@@ -195,7 +200,9 @@ def _blocked_edges(manifest: Manifest, marked: Sequence[Sequence[MarkedGraph]]) 
     return made & read - {manifest.outputs[0].name}
 
 
-def _step(manifest: Manifest, s: int, built: Sequence[onnx.ModelProto]) -> Step:
+def _step(
+    manifest: Manifest, s: int, built: Sequence[onnx.ModelProto], weight_bytes: Mapping[str, int]
+) -> Step:
     stage = manifest.stages[s]
     inputs = [info.name for info in built[0].graph.input]
     outputs = [info.name for info in built[0].graph.output]
@@ -206,7 +213,7 @@ def _step(manifest: Manifest, s: int, built: Sequence[onnx.ModelProto]) -> Step:
         inputs=dict(zip(inputs, inputs, strict=True)),
         outputs=dict(zip(outputs, outputs, strict=True)),
         pieces=tuple(
-            Piece(options=b.options, file=b.file, macs=b.macs, weight_bytes=b.weight_bytes)
+            Piece(options=b.options, file=b.file, macs=b.macs, weight_bytes=weight_bytes[b.file])
             for b in stage.branches
         ),
         decides=s if s < len(manifest.decisions) else None,

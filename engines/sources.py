@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,45 +73,53 @@ def open_source(path: str | Path, cache_dir: str | Path | None = None) -> Source
 
 def _of(engine_set: EngineSet) -> Source:
     file = engine_set.path / LATENCY_FILE
-    curves = read_latency_curve(file) if file.exists() else ()
+    curves: tuple[LatencyCurve, ...] = ()
+    if file.exists() or file.is_symlink():
+        try:
+            curves = read_latency_curve(file)
+        except BundleError as err:  # it is an extra: targets in milliseconds will ask for it, nothing else
+            logger.warning("the latency curve is left out: %s", err)
     return Source(engine_set, engine_set.manifest, engine_set.engines.plan, curves)
 
 
 def _cached(bundle: Bundle, folder: Path) -> EngineSet | None:
     """The bundle's engine set of this machine, built now if need be; None where that cannot be done."""
-    manifest_hash = file_sha256(bundle.path / MANIFEST_FILE)
     here = canonical_sha256({**fingerprint(), "generation": _CACHE_GENERATION}, without="")
-    target = folder / f"{manifest_hash[:24]}-{here[:16]}"
     try:
+        manifest_hash = file_sha256(bundle.path / MANIFEST_FILE)
+        target = folder / f"{manifest_hash[:24]}-{here[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{target.name}.lock"):
-            found = _opened(target)
+            found = _opened(target, manifest_hash)
             if found is None:
                 from rnp_deploy.engines.ort_build import build_engine_set
 
                 logger.info("building the engine set of %s into %s", bundle.path, target)
-                build_engine_set(bundle, target, overwrite=True)
+                shutil.rmtree(
+                    target, ignore_errors=True
+                )  # of ours: what is in it is damaged or cannot be told
+                build_engine_set(bundle, target)
                 found = open_engine_set(target)
-    except (RnpError, OSError, ImportError) as err:
+    except (RnpError, OSError, ImportError, ValueError) as err:
         logger.warning("%s is run without an engine set, since none can be cached: %s", bundle.path, err)
         return None
     return found
 
 
-def _opened(target: Path) -> EngineSet | None:
-    """An engine set that is whole and fits, or None: then it is built anew."""
+def _opened(target: Path, manifest_hash: str) -> EngineSet | None:
+    """The bundle's engine set, whole and fitting, or None: then it is built anew."""
     if not is_engine_set(target):
         return None
     try:
         engine_set = open_engine_set(target)
         check_fingerprint(target, engine_set.engines, fingerprint())
         for file in engine_set.engines.files:
-            if file.path not in engine_set.on_disk:  # an engine: now, while it can be built again
+            if file.path not in engine_set.on_disk:
                 verified(target, file, read=False)
     except (BundleError, EngineSetMismatchError) as err:
         logger.warning("a cached engine set is built again: %s", err)
         return None
-    return engine_set
+    return engine_set if engine_set.engines.bundle_sha256 == manifest_hash else None
 
 
 @contextlib.contextmanager

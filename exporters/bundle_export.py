@@ -15,6 +15,7 @@ import torch
 from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
 from rnp_deploy.bundle.calibration import Calibration
+from rnp_deploy.bundle.engine_set import is_engine_set
 from rnp_deploy.bundle.manifest import (
     FORMAT_VERSION,
     WEIGHTS_FILE,
@@ -30,7 +31,7 @@ from rnp_deploy.bundle.manifest import (
 )
 from rnp_deploy.bundle.reading import MANIFEST_FILE
 from rnp_deploy.bundle.writing import describe_files, save_manifest
-from rnp_deploy.errors import InputError
+from rnp_deploy.errors import InputError, OutputExistsError
 from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
 from rnp_deploy.exporters.stage_graph import Piece, agent_step_piece, onnx_graphs, stage_piece
 from rnp_deploy.exporters.verification import TOLERANCE, verify_bundle
@@ -101,6 +102,8 @@ def export_bundle(
         raise InputError(str(err)) from err
     path = Path(path)
     check_output(path, overwrite=overwrite, marker=MANIFEST_FILE)
+    if is_engine_set(path):
+        raise OutputExistsError(f"{path} is an engine set, which holds a manifest too; pass another path")
     with (
         on_cpu_in_eval_mode(network),
         torch.no_grad(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rnp_deploy.bundle.manifest import Manifest, Verification
+from rnp_deploy.bundle.paths import paths_through_every_branch
 from rnp_deploy.engine import Arrays, Engine
 from rnp_deploy.engines import ort
 from rnp_deploy.errors import VerificationError
@@ -50,7 +51,7 @@ def verify_single_file(
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(samples, *network.input_shape, generator=generator).split(1)
-    paths, prices = list(_paths(manifest)), _penalties(network)
+    paths, prices = list(paths_through_every_branch(manifest)), _penalties(network)
     worst, equal = 0.0, 0
     with _opened(fed) as engine:
         for count, options in enumerate(paths):
@@ -84,25 +85,6 @@ def _opened(model: bytes) -> Iterator[Engine]:
         yield engine
     finally:
         engine.close()
-
-
-def _paths(manifest: Manifest) -> Iterator[Sequence[int]]:
-    """Options ``[T]``: the least, the most, and random ones on which every branch lies."""
-    yield manifest.uniform_options(1)
-    yield manifest.uniform_options(manifest.groups)
-    random = np.random.default_rng(0)
-    left = [{branch.options for branch in stage.branches} for stage in manifest.stages]
-    while any(left):
-        s = max(range(len(left)), key=lambda s: len(left[s]))
-        path = dict(zip(manifest.stages[s].option_decisions, min(left[s], default=()), strict=True))
-        for stage, branches in zip(manifest.stages, left, strict=True):
-            if stage.decision is not None and stage.decision not in path:
-                inputs = tuple(path[t] for t in stage.input_decisions)
-                new = [keys[-1] for keys in sorted(branches) if keys[:-1] == inputs]
-                drawn = int(random.integers(1, manifest.option_counts[stage.decision] + 1))
-                path[stage.decision] = new[0] if new else drawn
-            branches.discard(tuple(path[t] for t in stage.option_decisions))
-        yield [path[t] for t in range(len(manifest.decisions))]
 
 
 def _penalties(network: RuntimePrunedNetwork) -> list[float | None]:

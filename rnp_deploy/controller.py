@@ -22,6 +22,7 @@ from rnp_deploy.memory import MemoryReport, resident_bytes
 from rnp_deploy.plan import Plan, plan_of_bundle
 from rnp_deploy.preloading import common_files, files_by_use
 from rnp_deploy.run_inputs import checked_images, checked_options, checked_penalty
+from rnp_deploy.workspace import MemoryLayout, Workspaces
 
 __all__ = ["Controller", "Result"]
 
@@ -74,21 +75,22 @@ class Controller:
             open_engine: Called once for each graph path that is needed.
             plan: Of an engine set; None runs the bundle's own graphs.
             memory_budget_bytes: As for :meth:`load`.
-            latency_curves: As measured on this machine.
+            latency_curves: As measured on this machine with these threads.
         """
         self.manifest = manifest
         self.plan = plan or plan_of_bundle(manifest)
         self.latency_curves = tuple(latency_curves)
         self._uses = files_by_use(self.plan, manifest)
         self._budget_bytes = _checked_budget(memory_budget_bytes)
+        ends = (manifest.inputs[0].name, manifest.outputs[0].name)
+        workspaces = Workspaces(MemoryLayout(self.plan, len(manifest.decisions), ends[1:]))
         self._engines = EngineCache(
             open_engine,
             {piece.file: piece.weight_bytes for step in self.plan.steps for piece in step.pieces},
             self._budget_bytes,
-            lambda engine: self._runner.workspaces.forget(engine),
+            workspaces.forget,
         )
-        ends = (manifest.inputs[0].name, manifest.outputs[0].name)
-        self._runner = PlanRunner(self.plan, ends, manifest.option_counts, self._engines)
+        self._runner = PlanRunner(self.plan, ends, manifest.option_counts, self._engines, workspaces)
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
@@ -146,10 +148,14 @@ class Controller:
             ort.opener(source.graphs, threads, optimised=source.plan is not None),
             plan=source.plan,
             memory_budget_bytes=memory_budget_bytes,
-            latency_curves=source.curves,
+            latency_curves=[curve for curve in source.curves if curve.threads == threads],
         )
-        if preload != "none":
-            controller.preload(common_only=preload == "common")
+        try:
+            if preload != "none":
+                controller.preload(common_only=preload == "common")
+        except BaseException:
+            controller.close()
+            raise
         return controller
 
     def preload(self, *, common_only: bool = False) -> None:
@@ -190,7 +196,8 @@ class Controller:
             options: Integers ``[N, T]`` in 1..k: take these; the agent and the penalty then
                 have no say.
             policy: For samples that decide differently. ``"regroup"``: those that take the
-                same branch are computed together, each as if it were alone. ``"serial"``: one
+                same branch are computed together, or where tensors are large in parts that
+                fit the caches, each as if it were alone. ``"serial"``: one
                 sample after another; the same results, bit for bit those of single runs.
                 ``"round-up"``: at every decision all take the largest option any of them
                 chose; approximate, and never less accurate than decided. Given options are

@@ -14,7 +14,7 @@ from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import EngineError
 from rnp_deploy.plan import PENALTY, Piece, Plan, Step, option_name, state_name
 from rnp_deploy.routing import RoutedTensor, Rows, rows_by_options
-from rnp_deploy.workspace import BoundCall, MemoryLayout, Workspace, Workspaces
+from rnp_deploy.workspace import BoundCall, Workspace, Workspaces
 
 __all__ = ["PlanRun", "PlanRunner"]
 
@@ -86,10 +86,16 @@ class PlanRunner:
         ends: Names of the images and of the outputs.
         option_counts: Options of each decision.
         engines: Of the pieces' files.
+        workspaces: Laid out for the plan.
     """
 
     def __init__(
-        self, plan: Plan, ends: tuple[str, str], option_counts: Sequence[int], engines: EngineCache
+        self,
+        plan: Plan,
+        ends: tuple[str, str],
+        option_counts: Sequence[int],
+        engines: EngineCache,
+        workspaces: Workspaces,
     ) -> None:
         self._input, self._output = ends
         self._option_counts = option_counts
@@ -100,7 +106,7 @@ class PlanRunner:
         self._large_until = _large_until(plan)
         self._part = max(1, _PART_BYTES // max(tensor.largest_bytes for tensor in plan.tensors))
         self._last_uses = plan.last_uses() | {self._output: len(plan.steps)}
-        self.workspaces = Workspaces(MemoryLayout(plan, len(option_counts), [self._output]))
+        self.workspaces = workspaces
 
     def run(
         self,
@@ -122,7 +128,7 @@ class PlanRunner:
         """
         batch = _Batch(images, prices, options, deciding, round_up)
         macs = np.zeros(len(images), np.int64)
-        if len(images) > self._part and not round_up:
+        if self._large_until and len(images) > self._part and not round_up:
             tensors = self._run_divided(0, batch, None, macs)
             return self._run_regrouped(self._large_until, batch, tensors, macs)
         with self.workspaces.lend(len(images)) as workspace:
@@ -257,7 +263,8 @@ class PlanRunner:
                 for name in self._made_before(until, batch.deciding):
                     made.setdefault(name, RoutedTensor(len(macs))).put(rows, own.array(name, chosen).copy())
 
-        for rows, _ in rows_by_options(batch.options):
+        read = sorted({t for step in self._steps[:until] for t in step.option_decisions})
+        for rows, _ in rows_by_options(batch.options[:, read]):
             for k in range(0, len(rows), self._part):
                 run(rows[k : k + self._part], rows[k : k + self._part], first, workspace)
         return made

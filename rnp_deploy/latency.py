@@ -114,14 +114,14 @@ class _LatencyFile(Frozen):
 
 
 def curve_for(curves: Sequence[LatencyCurve], batch: int) -> LatencyCurve:
-    """The curve of a batch size, the last measured where there are several; raises InputError."""
+    """The curve of a batch size; raises InputError."""
     found = [curve for curve in curves if curve.batch == batch]
     if not found:
         measured = sorted({curve.batch for curve in curves})
         raise InputError(
-            f"target_latency_ms needs a latency curve for batches of {batch}"
+            f"target_latency_ms needs a latency curve for batches of {batch} with the threads that were asked for"
             + (f"; measured are {', '.join(map(str, measured))}" if measured else ", and none was measured")
-            + f": rnp-bench ENGINES --calibrate --batch {batch} measures one on this machine"
+            + f": rnp-bench ENGINES --calibrate --batch {batch} --threads T measures one on this machine"
         )
     return found[-1]
 

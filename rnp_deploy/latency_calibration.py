@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rnp_deploy.bundle.engine_set import LATENCY_FILE, is_engine_set
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.controller import Controller
-from rnp_deploy.errors import InputError
-from rnp_deploy.latency import LatencyCurve, LatencyPoint, save_latency_curve
+from rnp_deploy.errors import BundleError, InputError
+from rnp_deploy.latency import LatencyCurve, LatencyPoint, read_latency_curve, save_latency_curve
 from rnp_deploy.price_scale import PriceScale
 from rnp_deploy.profiling import environment
 from rnp_deploy.progress import Progress, no_progress
@@ -103,7 +103,7 @@ def measure_latency_curve(
 def calibrate_engine_set(
     path: Path, images: Images, *, threads: int | None = None, **how: Any
 ) -> LatencyCurve:
-    """Measure an engine set's curve, and write it into the set, in the place of one for the same batch.
+    """Measure an engine set's curve, and write it into the set, in the place of one for the same batch and threads.
 
     Args:
         path: Of the engine set.
@@ -120,8 +120,13 @@ def calibrate_engine_set(
         raise InputError(f"{path} is no engine set, and latencies are a machine's: rnp-build makes one")
     with Controller.load(path, threads=threads) as controller:
         curve = measure_latency_curve(controller, images, threads=threads, **how)
-        others = [other for other in controller.latency_curves if other.batch != curve.batch]
-    save_latency_curve([*others, curve], path / LATENCY_FILE)
+    file = path / LATENCY_FILE
+    try:
+        measured = read_latency_curve(file)
+    except BundleError:  # there is none, or none that can be kept
+        measured = ()
+    others = [c for c in measured if (c.batch, c.threads) != (curve.batch, curve.threads)]
+    save_latency_curve([*others, curve], file)
     return curve
 
 

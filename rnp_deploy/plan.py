@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -11,7 +12,17 @@ from pydantic import Field, model_validator
 from rnp_deploy.bundle.fields import Count, Frozen, Size
 from rnp_deploy.bundle.manifest import Manifest, TensorManifest
 
-__all__ = ["PENALTY", "Piece", "Plan", "PlanTensor", "Step", "option_name", "plan_of_bundle", "state_name"]
+__all__ = [
+    "PENALTY",
+    "Piece",
+    "Plan",
+    "PlanTensor",
+    "Step",
+    "check_plan",
+    "option_name",
+    "plan_of_bundle",
+    "state_name",
+]
 
 #: Name of the prices ``[N]`` among the tensors of a plan; no tensor of a network has a slash.
 PENALTY = "agent/penalty"
@@ -113,6 +124,42 @@ class Plan(Frozen):
     def last_uses(self) -> dict[str, int]:
         """Tensor → the last step that reads it."""
         return {name: i for i, step in enumerate(self.steps) for name in step.inputs.values()}
+
+
+def check_plan(plan: Plan, manifest: Manifest) -> None:
+    """Refuse a plan that could not be run for a network; raises ValueError.
+
+    Every tensor is made before it is read, every decision is taken once and before its option
+    names a piece or sizes a tensor, and every choice of options has a piece.
+    """
+    counts = manifest.option_counts
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    made = {manifest.inputs[0].name, PENALTY, state_name(0)}
+    wanted = made | {option_name(t) for t in range(len(counts))} | {manifest.outputs[0].name}
+    missing = sorted(wanted - set(tensors))
+    if missing:
+        raise ValueError(f"it has no tensor {missing[0]!r}")
+    for tensor in plan.tensors:
+        t = tensor.follows
+        if t is not None and (
+            t >= len(counts) or len(tensor.sizes) != counts[t] or tensor.axis > len(tensor.shape)
+        ):
+            raise ValueError(f"tensor {tensor.name!r} does not fit the decision it follows")
+    decided: list[int] = []
+    for i, step in enumerate(plan.steps):
+        if not set(step.option_decisions) <= set(decided):
+            raise ValueError(f"step {i} needs options before they are chosen")
+        every = set(itertools.product(*(range(1, counts[t] + 1) for t in step.option_decisions)))
+        if {piece.options for piece in step.pieces} != every or len(step.pieces) != len(every):
+            raise ValueError(f"step {i} has not one piece for each choice of options")
+        unmade = sorted(set(step.inputs.values()) - made)
+        if unmade:
+            raise ValueError(f"step {i} reads {unmade[0]!r} before it is made")
+        made.update(step.outputs.values())
+        if step.decides is not None:
+            decided.append(step.decides)
+    if sorted(decided) != list(range(len(counts))) or not wanted <= made:
+        raise ValueError("it leaves a decision or the output unmade, or makes one twice")
 
 
 def plan_of_bundle(manifest: Manifest) -> Plan:

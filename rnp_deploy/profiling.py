@@ -129,7 +129,7 @@ def profile_bundle(
     if labels is not None and np.shape(labels) != (count,):
         raise InputError(f"labels of shape {np.shape(labels)} for {count} images; pass one class index each")
     rivals = path if bundle is None and not is_engine_set(Path(path)) else bundle
-    with Controller.load(path, threads=threads) as controller:
+    with Controller.load(path, threads=threads, cache_dir="") as controller:
         manifest = controller.manifest
         static = {} if rivals is None else _static_engines(rivals, manifest, threads)
         parts = [images[i : i + batch] for i in range(0, len(images), batch)]

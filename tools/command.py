@@ -40,7 +40,7 @@ class RnpCommand(click.Command):
             extra = _EXTRAS.get((err.name or "").partition(".")[0])
             if extra is None:
                 raise
-            extra = "train" if self.name == "rnp-train" else extra
+            extra = {"rnp-train": "train", "rnp-build": "build"}.get(self.name or "", extra)
             raise click.ClickException(
                 f"{err.name} is not installed; pip install 'rnp-deploy[{extra}]'"
             ) from err

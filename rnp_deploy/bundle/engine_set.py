@@ -14,9 +14,9 @@ from rnp_deploy.bundle.files import confined, file_identity, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
 from rnp_deploy.bundle.reading import MANIFEST_FILE, read_manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
-from rnp_deploy.errors import EngineSetMismatchError, InputError, IntegrityError
+from rnp_deploy.errors import BundleError, EngineSetMismatchError, InputError, IntegrityError
 from rnp_deploy.hashing import file_sha256
-from rnp_deploy.plan import Plan
+from rnp_deploy.plan import Plan, check_plan
 
 __all__ = [
     "ENGINES_FILE",
@@ -142,8 +142,16 @@ def open_engine_set(path: str | Path) -> EngineSet:
     """
     path = Path(path)
     engines, manifest = read_engines(path), read_manifest(path)
-    if file_sha256(path / MANIFEST_FILE) != engines.bundle_sha256:
+    try:
+        manifest_sha256 = file_sha256(path / MANIFEST_FILE)
+    except OSError as err:
+        raise IntegrityError(f"{path / MANIFEST_FILE} cannot be read: {err}") from err
+    if manifest_sha256 != engines.bundle_sha256:
         raise IntegrityError(f"{path / MANIFEST_FILE} is of another bundle; {ENGINES_FORMAT.remedy}")
+    try:
+        check_plan(engines.plan, manifest)
+    except ValueError as err:
+        raise BundleError(f"{path / ENGINES_FILE}: plan: {err}; {ENGINES_FORMAT.remedy}") from err
     pieces = {piece.file for step in engines.plan.steps for piece in step.pieces}
     on_disk = {}
     for file in engines.files:

@@ -259,16 +259,21 @@ def test_overwriting(exported, tmp_path):
         assert bytes_of(foreign) == before
 
 
-def wrong_weight(monkeypatch):
+def wrong_weight(monkeypatch, factor=1.01):
     real = EngineWeights.store
 
     def store(self, model):
-        real(self, model)
+        stored = real(self, model)
         for tensor in model.graph.initializer:
             if tensor.data_location != onnx.TensorProto.EXTERNAL and len(tensor.dims) == 4:
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.01, tensor.name))
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * factor, tensor.name))
+        return stored
 
     monkeypatch.setattr(EngineWeights, "store", store)
+
+
+def weight_of_nan(monkeypatch):
+    wrong_weight(monkeypatch, np.nan)
 
 
 def wrong_offset(monkeypatch):
@@ -289,6 +294,7 @@ def gates_in_torchs_order(monkeypatch):
     [
         (wrong_offset, "outputs differ"),
         (wrong_weight, "outputs differ"),
+        (weight_of_nan, "outputs differ"),
         (gates_in_torchs_order, "states of the agent differ"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import pytest
 
 from rnp_deploy import Controller
 from rnp_deploy.bundle.engine_set import EngineSet
-from rnp_deploy.bundle.reading import Bundle
+from rnp_deploy.bundle.reading import Bundle, open_bundle
 from rnp_deploy.engines import ort_build, sources
 from rnp_deploy.engines.sources import CACHE_VARIABLE, open_source
 from rnp_deploy.errors import BundleError, EngineError, EngineSetMismatchError
@@ -64,6 +65,20 @@ def test_built_once_and_taken_afterwards(bundle, builds, tmp_path):
     assert len(builds) == 1
     assert entries(cache) == builds
     assert not [path for path in cache.iterdir() if "partial" in path.name or "old" in path.name]
+
+
+def test_a_cached_set_of_another_bundle_is_built_again(exported, bundle, builds, tmp_path):
+    open_source(bundle, tmp_path)
+    shutil.rmtree(builds[0])
+    ort_build.build_engine_set(open_bundle(exported("chain").path), builds[0])
+    assert open_source(bundle, tmp_path).manifest == open_bundle(bundle).manifest
+
+
+def test_a_cached_set_without_its_manifest_is_built_again(bundle, builds, tmp_path):
+    open_source(bundle, tmp_path)
+    (builds[0] / "engines.json").unlink()
+    assert isinstance(open_source(bundle, tmp_path).graphs, EngineSet)
+    assert len(builds) == 2
 
 
 def test_the_controller_runs_what_is_cached(exported, builds, tmp_path):

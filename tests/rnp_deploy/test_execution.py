@@ -18,6 +18,7 @@ from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.errors import EngineError
 from rnp_deploy.execution import PlanRunner
 from rnp_deploy.plan import Piece, Plan, Step, plan_of_bundle
+from rnp_deploy.workspace import MemoryLayout, Workspaces
 from small_network import AGENT, Network, decided, expected_outputs, fused_plan, images_of
 
 PLANS = {"bundle": plan_of_bundle(small_manifest()), "fused": fused_plan()}
@@ -220,7 +221,8 @@ def runner_of(case, budget=None, large=2**18, part=2**24):
     weights = {piece.file: piece.weight_bytes for step in case.plan.steps for piece in step.pieces}
     cache = EngineCache(case.open, weights, budget, lambda engine: runner.workspaces.forget(engine))
     with mock.patch.multiple(execution, _LARGE_BYTES=large, _PART_BYTES=part):
-        runner = PlanRunner(case.plan, ("images", "outputs"), case.counts, cache)
+        workspaces = Workspaces(MemoryLayout(case.plan, len(case.counts), ["outputs"]))
+        runner = PlanRunner(case.plan, ("images", "outputs"), case.counts, cache, workspaces)
     return runner
 
 
@@ -330,7 +332,8 @@ def test_an_engine_let_go_while_it_is_bound_is_held_by_no_call(network):
         return engine
 
     cache = EngineCache(open_engine, weights, 32, lambda engine: runner.workspaces.forget(engine))
-    runner = PlanRunner(fused_plan(), ("images", "outputs"), (2, 2), cache)
+    workspaces = Workspaces(MemoryLayout(fused_plan(), 2, ["outputs"]))
+    runner = PlanRunner(fused_plan(), ("images", "outputs"), (2, 2), cache, workspaces)
     for _ in range(2):
         options = np.zeros((1, 2), np.int64)
         runner.run(images_of([0]), np.ones(1, np.float32), options, deciding=True)

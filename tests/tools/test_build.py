@@ -14,6 +14,8 @@ from commands import failure, json_report, success
 from rnp_deploy import Controller
 from rnp_deploy.bundle.engine_set import read_engines
 from rnp_deploy.canonical_json import canonical_sha256
+from rnp_deploy.errors import BundleError, OutputExistsError
+from rnp_deploy.exporters import export_bundle
 from rnp_deploy.tools.bench import main as bench
 from rnp_deploy.tools.build import main as build
 from rnp_deploy.tools.inspect import main as inspect
@@ -148,7 +150,7 @@ def test_calibrating_writes_a_curve_that_targets_take(bundle, tmp_path):
             with pytest.raises(ValueError, match=words):
                 controller.run(images, **arguments)
         with pytest.raises(
-            ValueError, match=r"batches of 3; measured are 1, 2: rnp-bench ENGINES --calibrate"
+            ValueError, match=r"batches of 3 with .* measured are 1, 2: rnp-bench ENGINES --calibrate"
         ):
             controller.run(np.zeros((3, 3, 16, 16), np.float32), target_latency_ms=1.0)
 
@@ -157,13 +159,53 @@ def test_a_bundle_cannot_be_calibrated(bundle):
     assert "rnp-build makes one" in failure(bench, [bundle, "--calibrate", *QUICK])
 
 
-def test_a_changed_curve_is_refused(bundle, tmp_path):
+def test_a_curve_holds_for_its_threads_alone(bundle, tmp_path):
+    path = tmp_path / "engines"
+    success(build, [bundle, "-o", path, "--verify", "0"])
+    success(bench, [path, "--calibrate", *QUICK])
+    with Controller.load(path) as controller, pytest.raises(ValueError, match="none was measured"):
+        controller.run(np.zeros((1, 3, 16, 16), np.float32), target_latency_ms=1e6)
+
+
+def test_a_bundle_is_not_exported_over_an_engine_set(exported, bundle, tmp_path):
+    success(build, [bundle, "-o", tmp_path / "engines", "--verify", "0"])
+    with pytest.raises(OutputExistsError, match="is an engine set"):
+        export_bundle(exported("chain").network, tmp_path / "engines", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda plan: plan["steps"].pop(0), "needs options before they are chosen"),
+        (lambda plan: plan["steps"][1]["inputs"].update(x="outputs"), "before it is made"),
+        (lambda plan: plan["steps"].pop(), "leaves a decision or the output unmade"),
+        (lambda plan: plan["steps"][1]["pieces"].pop(), "one piece for each choice"),
+        (lambda plan: plan["steps"][2].update(decides=0), "needs options before they are chosen"),
+        (lambda plan: plan["tensors"].pop(0), "agent/penalty"),
+        (lambda plan: plan["tensors"][-1].update(follows=9), "does not fit the decision it follows"),
+    ],
+    ids=["first step", "input", "last step", "piece", "decision", "tensor", "follows"],
+)
+def test_a_plan_that_cannot_be_run_is_refused(bundle, tmp_path, change, words):
+    path = tmp_path / "engines"
+    success(build, [bundle, "-o", path, "--verify", "0"])
+    change_engines(path, lambda raw: change(raw["plan"]))
+    with pytest.raises(BundleError, match=words):
+        Controller.load(path)
+
+
+def test_a_changed_curve_is_left_out_until_it_is_measured_again(bundle, tmp_path, caplog):
     path = tmp_path / "engines"
     success(build, [bundle, "-o", path, "--verify", "0"])
     success(bench, [path, "--calibrate", *QUICK])
     text = (path / "latency.json").read_text(encoding="utf-8")
     (path / "latency.json").write_text(text.replace('"runs": 2', '"runs": 3'), encoding="utf-8")
-    assert "latency.json" in failure(bench, [path, *QUICK])
+    with Controller.load(path, threads=1) as controller:
+        assert controller.latency_curves == ()
+    assert "latency.json" in caplog.text
+    success(bench, [path, "--calibrate", *QUICK])
+    with Controller.load(path, threads=1) as controller:
+        assert len(controller.latency_curves) == 1
 
 
 def test_an_engine_set_runs_without_its_bundle_torch_or_onnx(bundle, tmp_path):
