@@ -88,6 +88,9 @@ def _cached(bundle: Bundle, folder: Path) -> EngineSet | None:
     try:
         manifest_hash = file_sha256(bundle.path / MANIFEST_FILE)
         target = folder / f"{manifest_hash[:24]}-{here[:16]}"
+        whole = _opened(target, manifest_hash)
+        if whole is not None:  # also where nothing may be written
+            return whole
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{target.name}.lock"):
             found = _opened(target, manifest_hash)

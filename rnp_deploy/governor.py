@@ -89,7 +89,7 @@ class LatencyGovernor:
         self,
         *,
         target_latency_ms: float,
-        penalty_range: tuple[float, float],
+        penalty_range: tuple[float, float] | None,
         curve: LatencyCurve | None = None,
         window_s: float = 5.0,
         give_back_s: float = 20.0,
@@ -116,6 +116,10 @@ class LatencyGovernor:
         ):
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} is {value}; pass a finite number above 0")
+        if penalty_range is None:
+            raise InputError(
+                "penalty_range is None: the agent is fixed to one penalty; pass the lowest and dearest price to take"
+            )
         self._scale = PriceScale(*penalty_range)
         self._target_ms = target_latency_ms
         self._window_s = max(window_s, 20 * target_latency_ms / 1e3)

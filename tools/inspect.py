@@ -37,6 +37,8 @@ def main(path: Path, check: bool, convs: bool, as_json: bool) -> None:
         if as_json:
             print_json(engines)
         else:
+            if convs:
+                click.echo(str(Explanation(read_manifest(path).convolutions)))
             click.echo(_engines_summary(engines))
         return
     manifest = open_bundle(path).manifest if check else read_manifest(path)

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from rnp_deploy.bundle.fields import Count, Finite, Frozen
-from rnp_deploy.bundle.files import confined, file_identity, verified
+from rnp_deploy.bundle.files import confined, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
 from rnp_deploy.bundle.reading import MANIFEST_FILE, read_manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
@@ -155,7 +155,9 @@ def open_engine_set(path: str | Path) -> EngineSet:
     pieces = {piece.file for step in engines.plan.steps for piece in step.pieces}
     on_disk = {}
     for file in engines.files:
-        if file.path not in pieces:
+        if file.path in pieces:
+            sized(path, file)  # hashed when it is opened
+        else:
             on_disk[file.path] = file_identity(path / file.path)
             verified(path, file, read=False)
     return EngineSet(path, manifest, engines, on_disk)

@@ -290,6 +290,7 @@ def test_the_state_is_a_value():
         ({"window_s": -1.0}, "window_s is -1.0"),
         ({"give_back_s": math.inf}, "give_back_s is inf"),
         ({"penalty_range": (0.5, 0.1)}, "penalty range 0.5..0.1"),
+        ({"penalty_range": None}, "penalty_range is None: the agent is fixed"),
     ],
     ids=str,
 )
