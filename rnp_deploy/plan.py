@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.fields import Count, Frozen, Size
 from rnp_deploy.bundle.manifest import Manifest, TensorManifest
+from rnp_deploy.dtypes import storage_dtype
 
 __all__ = [
     "PENALTY",
@@ -50,7 +51,7 @@ class PlanTensor(Frozen):
 
     name: str
     shape: tuple[Size, ...]
-    dtype: Literal["float32", "int64"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int32", "int64"] = "float32"
     follows: Count | None = None
     axis: Size = 1
     sizes: tuple[Size, ...] = ()
@@ -68,7 +69,7 @@ class PlanTensor(Frozen):
         shape = list(self.shape)
         if self.follows is not None:
             shape[self.axis - 1] = max(self.sizes)
-        return math.prod(shape) * {"float32": 4, "int64": 8}[self.dtype]
+        return math.prod(shape) * storage_dtype(self.dtype).itemsize
 
 
 class Piece(Frozen):
@@ -211,6 +212,4 @@ def agent_tensors(manifest: Manifest) -> Mapping[str, PlanTensor]:
 
 def plan_tensor(tensor: TensorManifest) -> PlanTensor:
     """An edge of a stage as the bundle's graphs take it."""
-    return PlanTensor(
-        name=tensor.name, shape=tensor.shape, follows=tensor.follows, axis=tensor.axis, sizes=tensor.sizes
-    )
+    return PlanTensor(**tensor.model_dump())

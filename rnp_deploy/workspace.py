@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.engine import AnyArray, Engine
 from rnp_deploy.plan import Plan, option_name
 
@@ -109,7 +110,7 @@ class Workspace:
         shape = (self.batch, *tensor.shape_at(options))
         view = self._views.get((name, shape))
         if view is None:
-            dtype = np.dtype(tensor.dtype)
+            dtype = storage_dtype(tensor.dtype)
             count = int(np.prod(shape, dtype=np.int64))
             view = (
                 self._slots[self._layout.slot_of[name]][: count * dtype.itemsize].view(dtype).reshape(shape)

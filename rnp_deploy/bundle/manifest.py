@@ -47,7 +47,7 @@ class TensorManifest(Frozen):
 
     name: str
     shape: tuple[Size, ...]
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     follows: Count | None = None
     axis: Size = 1
     sizes: tuple[Size, ...] = ()
