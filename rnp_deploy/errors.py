@@ -18,6 +18,7 @@
     │   └── IntegrityError             a file or value differs from what was recorded
     ├── OverloadedError                more requests wait than were allowed to
     └── EngineError
+        ├── DeviceError                no GPU that can be used, lost, or out of memory
         ├── EngineSetMismatchError     built for another machine or runtime
         ├── MissingRuntimeError        an optional package is not installed
         └── ControllerClosedError      used after close
@@ -29,6 +30,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "ControllerClosedError",
+    "DeviceError",
     "EngineError",
     "EngineSetMismatchError",
     "ExportError",
@@ -110,6 +112,10 @@ class OverloadedError(RnpError):
 
 class EngineError(RnpError):
     """An inference engine could not be made or run; the message names the piece."""
+
+
+class DeviceError(EngineError):
+    """There is no GPU that can be used, or the one there is was lost or is out of memory."""
 
 
 class EngineSetMismatchError(EngineError):
