@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnp_deploy.array_memory import HOST, ArrayMemory
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engine_cache import EngineCache
@@ -67,6 +68,8 @@ class Controller:
         plan: Plan | None = None,
         memory_budget_bytes: int | None = None,
         latency_curves: Sequence[LatencyCurve] = (),
+        memory: ArrayMemory = HOST,
+        max_batch: int | None = None,
     ) -> None:
         """Make a controller over any engines; :meth:`load` is the usual way.
 
@@ -76,6 +79,8 @@ class Controller:
             plan: Of an engine set; None runs the bundle's own graphs.
             memory_budget_bytes: As for :meth:`load`.
             latency_curves: As measured on this machine with these threads.
+            memory: Where the engines' arrays lie.
+            max_batch: What the engines take at most; larger batches are run in parts. None: any.
         """
         self.manifest = manifest
         self.plan = plan or plan_of_bundle(manifest)
@@ -83,7 +88,9 @@ class Controller:
         self._uses = files_by_use(self.plan, manifest)
         self._budget_bytes = _checked_budget(memory_budget_bytes)
         ends = (manifest.inputs[0].name, manifest.outputs[0].name)
-        workspaces = Workspaces(MemoryLayout(self.plan, len(manifest.decisions), ends[1:]))
+        workspaces = Workspaces(MemoryLayout(self.plan, len(manifest.decisions), ends[1:]), memory)
+        self._memory = memory
+        self._max_batch = max_batch
         self._engines = EngineCache(
             open_engine,
             {piece.file: piece.weight_bytes for step in self.plan.steps for piece in step.pieces},
@@ -219,10 +226,13 @@ class Controller:
         if round_up and not deciding:
             chosen[:] = chosen.max(axis=0)
         with self._use():
-            if policy == "serial" and len(images) > 1:
-                run = self._serial(images, prices, chosen, deciding=deciding)
-            else:
-                run = self._runner.run(images, prices, chosen, deciding=deciding, round_up=round_up)
+            most = 1 if policy == "serial" else self._max_batch or len(images)
+            parts = [slice(i, i + most) for i in range(0, len(images), most)]
+            runs = [
+                self._runner.run(images[p], prices[p], chosen[p], deciding=deciding, round_up=round_up)
+                for p in parts
+            ]
+            run = runs[0] if len(runs) == 1 else PlanRun(*map(np.concatenate, zip(*runs, strict=True)))
         return Result(run.outputs, chosen, run.macs, approximate=round_up and len(images) > 1)
 
     def memory(self) -> MemoryReport:
@@ -243,8 +253,9 @@ class Controller:
         with self._lock:
             self._closed = True
             self._lock.wait_for(lambda: self._running == 0)
-        self._engines.close()
-        self._runner.workspaces.clear()
+        with self._memory.turn():
+            self._engines.close()
+            self._runner.workspaces.clear()
 
     def __enter__(self) -> Controller:
         return self
@@ -253,18 +264,6 @@ class Controller:
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _serial(
-        self,
-        images: NDArray[np.float32],
-        prices: NDArray[np.float32],
-        options: NDArray[np.int64],
-        *,
-        deciding: bool,
-    ) -> PlanRun:
-        rows = (slice(i, i + 1) for i in range(len(images)))
-        runs = [self._runner.run(images[row], prices[row], options[row], deciding=deciding) for row in rows]
-        return PlanRun(np.concatenate([run.outputs for run in runs]), np.concatenate([r.macs for r in runs]))
 
     @contextmanager
     def _use(self) -> Iterator[None]:

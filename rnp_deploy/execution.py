@@ -103,7 +103,9 @@ class PlanRunner:
         self._steps = plan.steps
         self._evicts = engines.budget_bytes is not None
         self._places = [_place(step) for step in plan.steps]
-        self._large_until = _large_until(plan)
+        self._memory = workspaces.memory
+        # A device has no caches of this size, and copies between its tensors are cheap.
+        self._large_until = _large_until(plan) if self._memory.on_host else 0
         self._part = max(1, _PART_BYTES // max(tensor.largest_bytes for tensor in plan.tensors))
         self._last_uses = plan.last_uses() | {self._output: len(plan.steps)}
         self.workspaces = workspaces
@@ -126,31 +128,37 @@ class PlanRunner:
             deciding: Whether the agent chooses.
             round_up: Whether every sample takes the largest option chosen in the batch.
         """
-        batch = _Batch(images, prices, options, deciding, round_up)
+        with self._memory.turn():
+            return self._run(_Batch(images, prices, options, deciding, round_up))
+
+    def _run(self, batch: _Batch) -> PlanRun:
+        images, options, deciding = batch.images, batch.options, batch.deciding
         macs = np.zeros(len(images), np.int64)
-        if self._large_until and len(images) > self._part and not round_up:
+        if self._large_until and len(images) > self._part and not batch.round_up:
             tensors = self._run_divided(0, batch, None, macs)
             return self._run_regrouped(self._large_until, batch, tensors, macs)
         with self.workspaces.lend(len(images)) as workspace:
             chosen: list[int] = options[0].tolist()
-            self._put_inputs(workspace, images, prices)
+            self._put_inputs(workspace, images, batch.prices)
             reached, each = self._run_together(batch, workspace, chosen, 0, len(self._steps))
             macs += each
             if reached == len(self._steps):
-                return PlanRun(workspace.array(self._output, chosen).copy(), macs)
+                return PlanRun(self._memory.to_host(workspace.array(self._output, chosen)).copy(), macs)
             if reached < self._large_until:
                 tensors = self._run_divided(reached, batch, workspace, macs)
                 return self._run_regrouped(self._large_until, batch, tensors, macs)
             every = np.arange(len(images))
-            tensors = {name: RoutedTensor(len(every)) for name in self._made_before(reached, deciding)}
+            tensors = {name: self._routed(len(every)) for name in self._made_before(reached, deciding)}
             for name, tensor in tensors.items():
-                array = workspace.array(name, chosen)
-                tensor.put(every, array.copy() if name == self._output else array)
+                tensor.put(every, workspace.array(name, chosen))
             return self._run_regrouped(reached, batch, tensors, macs)
 
     def _put_inputs(self, workspace: Workspace, images: AnyArray, prices: AnyArray) -> None:
         for name, value in ((self._input, images), (PENALTY, prices), (state_name(0), 0.0)):
-            np.copyto(workspace.array(name, ()), value)
+            self._memory.write(workspace.array(name, ()), value)
+
+    def _routed(self, batch: int) -> RoutedTensor:
+        return RoutedTensor(batch, self._memory)
 
     def _run_together(
         self, batch: _Batch, workspace: Workspace, chosen: list[int], first: int, until: int
@@ -261,7 +269,7 @@ class PlanRunner:
                         run(rows[i : i + 1], np.array([i]), reached, own)
                     return
                 for name in self._made_before(until, batch.deciding):
-                    made.setdefault(name, RoutedTensor(len(macs))).put(rows, own.array(name, chosen).copy())
+                    made.setdefault(name, self._routed(len(macs))).put(rows, own.array(name, chosen).copy())
 
         read = sorted({t for step in self._steps[:until] for t in step.option_decisions})
         for rows, _ in rows_by_options(batch.options[:, read]):
@@ -279,14 +287,15 @@ class PlanRunner:
             for name in self._steps[i].inputs.values():
                 if self._last_uses[name] == i:
                     tensors.pop(name, None)
-        return PlanRun(tensors[self._output].take(np.arange(len(macs))), macs)
+        # A copy: what was made before the batch parted lies in a workspace.
+        return PlanRun(self._memory.to_host(tensors[self._output].take(np.arange(len(macs)))).copy(), macs)
 
     def _run_step(
         self, i: int, batch: _Batch, tensors: dict[str, RoutedTensor], macs: NDArray[np.int64]
     ) -> dict[str, RoutedTensor]:
         """Run each piece of a step on the samples that take it; what it made."""
         step, pieces = self._steps[i], self._places[i].pieces
-        made = {name: RoutedTensor(len(macs)) for name in step.outputs.values()}
+        made = {name: self._routed(len(macs)) for name in step.outputs.values()}
         for rows, key in rows_by_options(batch.options[:, list(step.option_decisions)]):
             piece = pieces[key if len(key) != 1 else key[0]]
             feeds = {inner: tensors[name].take(rows) for inner, name in step.inputs.items()}
@@ -297,7 +306,7 @@ class PlanRunner:
                 made[name].put(rows, results[inner])
             macs[rows] += piece.macs
             if step.decides is not None and batch.deciding:
-                column = made[option_name(step.decides)].take(rows)
+                column = self._memory.to_host(made[option_name(step.decides)].take(rows))
                 self._chosen_range(step.decides, piece, column)
                 batch.options[rows, step.decides] = column
         return made

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rnp_deploy.array_memory import HOST, ArrayMemory
+
 __all__ = ["RoutedTensor", "Rows", "rows_by_options"]
 
 #: Indices of samples of a batch.
@@ -19,9 +21,11 @@ class RoutedTensor:
 
     Args:
         batch: N.
+        memory: Where its arrays lie.
     """
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, memory: ArrayMemory = HOST) -> None:
+        self._memory = memory
         self._arrays: list[NDArray[Any]] = []
         self._part = np.zeros(batch, np.intp)
         self._position = np.zeros(batch, np.intp)
@@ -42,10 +46,10 @@ class RoutedTensor:
         start = int(positions[0])
         if (parts == parts[0]).all() and (positions == np.arange(start, start + len(rows))).all():
             return first[start : start + len(rows)]
-        gathered = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        gathered: NDArray[Any] = self._memory.empty((len(rows), *first.shape[1:]), first.dtype)
         for part in np.unique(parts):
-            here = parts == part
-            gathered[here] = self._arrays[part][positions[here]]
+            here = np.flatnonzero(parts == part)
+            self._memory.copy_rows(self._arrays[part], positions[here].tolist(), gathered, here.tolist())
         return gathered
 
 

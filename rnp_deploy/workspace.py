@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rnp_deploy.array_memory import HOST, ArrayMemory
 from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.engine import AnyArray, Engine
 from rnp_deploy.plan import Plan, option_name
@@ -32,6 +32,7 @@ class MemoryLayout:
         slot_bytes: Bytes of each slot for one sample; a batch of N takes N times that.
         steps: How many the plan has.
         options: The tensors of the agent's options.
+        at_ends: Those that the host needs: the options, and what is kept and no step reads.
     """
 
     def __init__(self, plan: Plan, decisions: int, kept: Sequence[str]) -> None:
@@ -47,7 +48,9 @@ class MemoryLayout:
         self.slot_bytes: list[int] = []
         self.steps = len(plan.steps)
         self.options = tuple(option_name(t) for t in range(decisions))
-        last = plan.last_uses() | dict.fromkeys(kept, len(plan.steps))
+        uses = plan.last_uses()
+        self.at_ends = (*self.options, *(name for name in kept if name not in uses))
+        last = uses | dict.fromkeys(kept, len(plan.steps))
         made = {name for step in plan.steps for name in step.outputs.values()}
         free: list[int] = []
         for name in sorted({name for step in plan.steps for name in step.inputs.values()} - made):
@@ -90,17 +93,21 @@ class Workspace:
 
     Attributes:
         batch: N.
-        nbytes: Of all buffers.
+        nbytes: Of all buffers, but for what a device hands to the host.
         columns: Where the agent's options ``[N]`` of each decision are put.
         calls: By step of the plan and by what the caller names a piece.
     """
 
-    def __init__(self, layout: MemoryLayout, batch: int) -> None:
+    def __init__(self, layout: MemoryLayout, batch: int, memory: ArrayMemory = HOST) -> None:
         self.batch = batch
         self.nbytes = batch * sum(layout.slot_bytes)
         self._layout = layout
-        self._slots = [_aligned(batch * size) for size in layout.slot_bytes]
+        self._slots = [memory.empty((batch * size,), np.dtype(np.uint8)) for size in layout.slot_bytes]
         self._views: dict[tuple[str, tuple[int, ...]], AnyArray] = {}
+        if not memory.on_host:
+            for tensor in (layout.tensors[name] for name in layout.at_ends):
+                shape = (batch, *tensor.shape)
+                self._views[tensor.name, shape] = memory.host_empty(shape, storage_dtype(tensor.dtype))
         self.columns = [self.array(name, ()) for name in layout.options]
         self.calls: list[dict[Any, BoundCall]] = [{} for _ in range(layout.steps)]
 
@@ -139,10 +146,15 @@ class Workspace:
 
 
 class Workspaces:
-    """Idle workspaces, to be used again by runs of the same batch size. Safe in many threads."""
+    """Idle workspaces, to be used again by runs of the same batch size. Safe in many threads.
 
-    def __init__(self, layout: MemoryLayout) -> None:
+    Attributes:
+        memory: What they are made of.
+    """
+
+    def __init__(self, layout: MemoryLayout, memory: ArrayMemory = HOST) -> None:
         self._layout = layout
+        self.memory = memory
         self._lock = threading.Lock()
         self._idle: list[Workspace] = []  # least recently used first
         self._lent: list[Workspace] = []
@@ -156,7 +168,7 @@ class Workspaces:
                 self._idle.remove(found)
                 self._lent.append(found)
         if found is None:
-            found = Workspace(self._layout, batch)
+            found = Workspace(self._layout, batch, self.memory)
             with self._lock:
                 self._lent.append(found)
         try:
@@ -184,9 +196,3 @@ class Workspaces:
         """Drop the idle workspaces."""
         with self._lock:
             self._idle.clear()
-
-
-def _aligned(nbytes: int) -> NDArray[np.uint8]:
-    memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + nbytes]
