@@ -18,6 +18,7 @@ from rnp_deploy.errors import EngineError, MissingRuntimeError
 __all__ = ["OrtCudaEngine", "engine_from_onnx", "opener"]
 
 _PROVIDER = "CUDAExecutionProvider"
+_REMEDY = "its log says which library of CUDA or cuDNN is missing or too old, where that is why; device='cpu' asks for the CPU"
 #: ONNX Runtime's name of a type → ours, and its number in ONNX.
 _TYPES = {
     "tensor(float)": ("float32", 1),
@@ -58,13 +59,10 @@ def engine_from_onnx(source: GraphSource, path: str, memory: CudaMemory) -> OrtC
             )
         except Exception as err:  # pybind raises classes of its own that share no root
             raise EngineError(
-                f"{where}: ONNX Runtime {ort.__version__} cannot run all of it on the GPU: {err}"
+                f"{where}: ONNX Runtime {ort.__version__} cannot run all of it on the GPU; {_REMEDY}: {err}"
             ) from err
     if session.get_providers()[:1] != [_PROVIDER]:
-        raise EngineError(
-            f"{where}: ONNX Runtime {ort.__version__} would run it on the CPU, since its CUDA provider does not "
-            "start: its log says which library of CUDA or cuDNN is missing or too old; device='cpu' asks for the CPU"
-        )
+        raise EngineError(f"{where}: ONNX Runtime {ort.__version__} would run it on the CPU; {_REMEDY}")
     return OrtCudaEngine(ort, session, where, memory)
 
 
