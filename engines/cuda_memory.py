@@ -134,9 +134,10 @@ class CudaMemory:
         pointer = ctypes.c_void_p()
         with current_context():
             driver_call("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(nbytes), 0)
-        memory = (ctypes.c_char * nbytes).from_address(pointer.value or 0)
+        memory: Any = (ctypes.c_char * nbytes).from_address(pointer.value or 0)
         weakref.finalize(memory, _freed_host, pointer.value)
-        return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+        array: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape))
+        return array.reshape(shape)
 
     def write(self, array: DeviceArray, value: ArrayLike) -> None:
         """See :class:`rnp_deploy.array_memory.ArrayMemory`; pageable memory is taken when this returns."""

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from fake_cuda import use_fake_cuda
-from fake_tensorrt import SCRATCH_BYTES, fake_tensorrt
+from fake_tensorrt import NAMES_OF_10, SCRATCH_BYTES, fake_tensorrt
 from rnp_deploy import Controller
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.engines import trt
@@ -297,3 +297,10 @@ def test_what_tensorrt_cannot_load_is_named(exported, cuda):
     open_engine = trt.opener(graphs, fake_tensorrt(cuda), None, memory)
     with pytest.raises(EngineError, match=r"stages/00/full.onnx: TensorRT 10.3.0 cannot load it"):
         open_engine("stages/00/full.onnx")
+
+
+def test_tensorrt_has_every_name_of_the_stand_in():
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    for kind, names in NAMES_OF_10.items():
+        missing = names - set(dir(getattr(tensorrt_rtx, kind)))
+        assert not missing, kind

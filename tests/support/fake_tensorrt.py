@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from fake_cuda import FakeCuda
 
-__all__ = ["SCRATCH_BYTES", "fake_tensorrt"]
+__all__ = ["NAMES_OF_10", "SCRATCH_BYTES", "fake_tensorrt"]
 
 DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT32 INT64 BOOL")
 TensorFormat = enum.Enum("TensorFormat", "LINEAR HWC8")
@@ -181,3 +181,18 @@ def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0") -> Any:
     if not version.startswith("8"):
         module.ExecutionContextAllocationStrategy = Strategy
     return module
+
+
+def _public(*kinds: type) -> set[str]:
+    return {name for kind in kinds for name in vars(kind) if not name.startswith("_")}
+
+
+#: TensorRT's class → what of it the stand-in offers, and so the most that the run path can use.
+NAMES_OF_10 = {
+    "ICudaEngine": _public(Engine, Engine10) | {"num_io_tensors"},
+    "IExecutionContext": _public(Context, Context10),
+    "Runtime": {"deserialize_cuda_engine"},
+    "DataType": {kind.name for kind in DataType},
+    "TensorIOMode": {mode.name for mode in TensorIOMode},
+    "ExecutionContextAllocationStrategy": {strategy.name for strategy in Strategy},
+}
