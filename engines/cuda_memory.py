@@ -20,7 +20,8 @@ from rnp_deploy.errors import DeviceError
 __all__ = ["CudaMemory", "DeviceArray"]
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy stream
-_CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
+#: CU_STREAM_CAPTURE_MODE_RELAXED: memory that is freed meanwhile, when Python collects, voids no capture.
+_CAPTURE_RELAXED = 2
 _BLOCK_BYTES = 512  # sizes are rounded up to this, so that freed blocks fit again
 
 
@@ -206,7 +207,7 @@ class CudaMemory:
             What launches the graph; it works on the memory that ``work`` did, and keeps nothing of it.
         """
         stream, graph, ready = ctypes.c_void_p(self.stream), ctypes.c_void_p(), ctypes.c_void_p()
-        driver_call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
+        driver_call("cuStreamBeginCapture_v2", stream, _CAPTURE_RELAXED)
         try:
             work()
         finally:

@@ -155,7 +155,7 @@ class FakeCuda:
         self.enqueue(stream.value, lambda: ctypes.memmove(there, here, nbytes.value))
 
     def do_cuStreamBeginCapture_v2(self, stream, mode):
-        assert mode == 1
+        assert mode == 2
         self._captured = []
 
     def do_cuStreamEndCapture(self, stream, graph):
