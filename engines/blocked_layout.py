@@ -21,7 +21,15 @@ from onnx import helper, numpy_helper
 from rnp_deploy.engines.ort import require_runtime, session_options, threads_in_use
 from rnp_deploy.errors import EngineError
 
-__all__ = ["MarkedGraph", "block_size", "in_place_inputs", "marked_graph", "optimised", "with_blocked_edges"]
+__all__ = [
+    "MarkedGraph",
+    "block_size",
+    "in_blocks",
+    "in_place_inputs",
+    "marked_graph",
+    "optimised",
+    "with_blocked_edges",
+]
 
 _NCHWC = "com.microsoft.nchwc"
 _MARK = "mark/"
@@ -125,7 +133,7 @@ def with_blocked_edges(marked: MarkedGraph, blocked: Collection[str], block: int
     for info in (*graph.input, *graph.output):
         if info.name in blocked:
             channels = info.type.tensor_type.shape.dim[1]
-            channels.dim_value = -(-channels.dim_value // block) * block
+            channels.dim_value = in_blocks(channels.dim_value, block)
     _skip_pooled_reorders(graph, block)
     _put_in_order(graph)
     return marked.model
@@ -163,6 +171,11 @@ def block_size(weights_folder: Path) -> int:
     return int(max(tensor.dims[0] for tensor in probed.initializer if len(tensor.dims) == 4))
 
 
+def in_blocks(channels: int, block: int) -> int:
+    """Channels of a blocked tensor: rounded up to whole blocks."""
+    return -(-channels // block) * block
+
+
 def _makers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     return {output: node for node in graph.node for output in node.output if output}
 
@@ -184,9 +197,12 @@ def _take_marker_out(graph: onnx.GraphProto, mark: str, edge_is_blocked: bool) -
     if not _is_blocked(last):  # the marker stayed a plain convolution
         graph.node.remove(last)
         if edge_is_blocked:
-            channels = last.attribute  # of the marker: its groups
-            count = next(attribute.i for attribute in channels if attribute.name == "group")
-            _insert_reorder_output(graph, name, mark, count)
+            channels = helper.get_node_attr_value(last, "group")
+            graph.node.append(
+                helper.make_node(
+                    "ReorderOutput", [name], [mark], domain=_NCHWC, channels=channels, channels_last=0
+                )
+            )
         else:
             _rename_input(graph, mark, name)
         return
@@ -232,7 +248,7 @@ def _skip_pooled_reorders(graph: onnx.GraphProto, block: int) -> None:
         pooled = makers.get(node.input[0])  # None: an edge that is blocked, and read plain here
         if pooled is None or pooled.op_type != "GlobalAveragePool":
             continue
-        channels = next(attribute.i for attribute in node.attribute if attribute.name == "channels")
+        channels = helper.get_node_attr_value(node, "channels")
         if channels % block == 0 and node.output[0] not in outputs:
             graph.node.remove(node)
             _rename_input(graph, node.output[0], node.input[0])
@@ -263,15 +279,6 @@ def _put_in_order(graph: onnx.GraphProto) -> None:
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
-
-
-def _insert_reorder_output(graph: onnx.GraphProto, source: str, target: str, channels: int) -> None:
-    node = helper.make_node(
-        "ReorderOutput", [source], [target], domain=_NCHWC, channels=channels, channels_last=0
-    )
-    nodes = [node, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:

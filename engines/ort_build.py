@@ -27,6 +27,7 @@ from rnp_deploy.engines.agent_fusion import (
 from rnp_deploy.engines.blocked_layout import (
     MarkedGraph,
     block_size,
+    in_blocks,
     in_place_inputs,
     marked_graph,
     with_blocked_edges,
@@ -235,16 +236,12 @@ def _tensors(
             channels, *image = tensor.shape
             tensor = tensor.model_copy(
                 update={
-                    "shape": (_in_blocks(channels, block), *image),
-                    "sizes": tuple(_in_blocks(size, block) for size in tensor.sizes),
+                    "shape": (in_blocks(channels, block), *image),
+                    "sizes": tuple(in_blocks(size, block) for size in tensor.sizes),
                 }
             )
         tensors.append(tensor)
     return tuple(tensors)
-
-
-def _in_blocks(channels: int, block: int) -> int:
-    return -(-channels // block) * block
 
 
 def _kept_in_place(plan: Plan) -> Plan:
