@@ -18,15 +18,7 @@ from onnx import helper, numpy_helper
 
 from rnp_deploy.plan import PENALTY, option_name, state_name
 
-__all__ = [
-    "AgentStepGraph",
-    "add_agent_step",
-    "add_prologue",
-    "bias_name",
-    "drop_unread",
-    "price_name",
-    "read_agent_step",
-]
+__all__ = ["AgentStepGraph", "add_agent_step", "add_prologue", "bias_name", "price_name", "read_agent_step"]
 
 Array = NDArray[Any]
 
@@ -142,13 +134,15 @@ def add_agent_step(graph: onnx.GraphProto, step: AgentStepGraph, decision: int, 
             option and the next state.
         step: Of the decision.
         decision: Counted from 0.
-        features: The pooled tensor ``[N, C]`` it reads; zeros padded to it are left out.
+        features: The pooled tensor ``[N, C]`` it reads, an input where the graph does not make
+            it; zeros padded to it are left out.
     """
     prefix, size = f"agent/{decision}", step.state_size
     weights = step.weights
-    read, channels = _before_padding(graph, features)
     encoder = weights["encoder.weight"].T
-    channels = channels or encoder.shape[0] - (step.position is not None)
+    channels = encoder.shape[0] - (step.position is not None)
+    _taken_in(graph, features, channels)
+    read, channels = _before_padding(graph, features, channels)
     bias: str
     if step.position is None:
         bias = _constant(graph, f"{prefix}/encoder.bias", weights["encoder.bias"])
@@ -182,34 +176,23 @@ def add_agent_step(graph: onnx.GraphProto, step: AgentStepGraph, decision: int, 
     graph.output.append(_info(option_name(decision), [], onnx.TensorProto.INT64))
 
 
-def drop_unread(graph: onnx.GraphProto) -> None:
-    """Take out nodes whose outputs nothing reads."""
-    wanted = {info.name for info in graph.output}
-    for node in reversed(list(graph.node)):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-        else:
-            graph.node.remove(node)
-
-
 def _taken_in(graph: onnx.GraphProto, name: str, size: int) -> str:
-    """An input ``[N, size]``, unless the graph makes it itself."""
-    if all(name not in node.output for node in graph.node):
+    """An input ``[N, size]``, unless the graph has or makes it."""
+    if name not in {info.name for info in graph.input}.union(*(node.output for node in graph.node)):
         graph.input.append(_info(name, [size]))
     return name
 
 
-def _before_padding(graph: onnx.GraphProto, features: str) -> tuple[str, int | None]:
-    """The tensor that zeros are padded to, and its channels; or the features themselves, and None."""
+def _before_padding(graph: onnx.GraphProto, features: str, channels: int) -> tuple[str, int]:
+    """The tensor that zeros are padded to, and its channels; or the features as they are."""
     maker = next((node for node in graph.node if features in node.output), None)
     if maker is None or maker.op_type != "Pad" or len(maker.input) < 4:
-        return features, None
+        return features, channels
     constants = {tensor.name: tensor for tensor in graph.initializer}
     pads, axes = (numpy_helper.to_array(constants[maker.input[i]]).tolist() for i in (1, 3))
-    full = next((info for info in graph.output if info.name == features), None)
-    if full is None or axes != [1] or pads[0] != 0:
-        return features, None
-    return maker.input[0], int(full.type.tensor_type.shape.dim[1].dim_value) - int(pads[1])
+    if axes != [1] or pads[0] != 0:
+        return features, channels
+    return maker.input[0], channels - int(pads[1])
 
 
 def _zrn(weights: Array) -> Array:

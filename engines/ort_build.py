@@ -20,7 +20,6 @@ from rnp_deploy.engines.agent_fusion import (
     add_agent_step,
     add_prologue,
     bias_name,
-    drop_unread,
     price_name,
     read_agent_step,
 )
@@ -168,16 +167,10 @@ def _joined(
         add_prologue(model.graph, agent)
     if s < len(agent):
         name = manifest.agent.steps[s].features
-        tensors = {t.name: t for stage in manifest.stages[: s + 1] for t in stage.outputs}
-        if all(info.name != name for info in model.graph.output):
-            model.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *tensors[name].shape])
-            )
         add_agent_step(model.graph, agent[s], s, name)
-        for info in [info for info in model.graph.output if info.name == name]:
-            if not _is_read_later(manifest, s, name):
-                model.graph.output.remove(info)
-                drop_unread(model.graph)
+        for info in list(model.graph.output):
+            if info.name == name and not _is_read_later(manifest, s, name):
+                model.graph.output.remove(info)  # zeros padded to it go when nodes are put in order
     return model
 
 

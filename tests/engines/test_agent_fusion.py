@@ -16,7 +16,8 @@ from onnx import helper, numpy_helper
 from bundles import bundle_copy, edit_manifest
 from onnx_graphs import GraphWriter, run_plain
 from rnp_deploy.bundle import open_bundle
-from rnp_deploy.engines.agent_fusion import add_agent_step, add_prologue, drop_unread, read_agent_step
+from rnp_deploy.engines.agent_fusion import add_agent_step, add_prologue, read_agent_step
+from rnp_deploy.engines.blocked_layout import marked_graph, with_blocked_edges
 from rnp_deploy.engines.ort_build import build_engine_set
 from rnp_deploy.errors import EngineError
 from rnp_deploy.exporters.stage_graph import agent_step_piece, onnx_graphs
@@ -116,7 +117,7 @@ def test_a_state_that_is_given_is_taken_further(agent):
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["features an output", "features dropped"])
-def test_zeros_padded_to_the_features_are_not_read(agent, kept):
+def test_zeros_padded_to_the_features_are_not_read(agent, kept, tmp_path):
     torch_agent, models = agent
     writer = GraphWriter()
     writer.weights = {"pads": np.array([0, 2]), "zero": np.float32(0), "axes": np.array([1])}
@@ -127,7 +128,7 @@ def test_zeros_padded_to_the_features_are_not_read(agent, kept):
     assert len(encoders) == READS.count("f0")
     if not kept:
         model.graph.output.remove(next(info for info in model.graph.output if info.name == "f0"))
-        drop_unread(model.graph)
+        model = with_blocked_edges(marked_graph(model, [], tmp_path, "branch"), set(), 1)
         assert all(node.op_type != "Pad" or "agent" in node.output[0] for node in model.graph.node)
     arrays, penalty = drawn(5, 6, 0.3)
     narrow = arrays.pop("f0")[:, :3]
