@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnp_deploy.errors import InputError
+from rnp_deploy.price_scale import PriceScale
 from rnp_deploy.pruning_settings import PENALTY_RANGE
 
 __all__ = ["Agent", "AgentStep", "PenaltyScale", "StepOutput"]
@@ -28,28 +27,21 @@ class StepOutput(NamedTuple):
 
 
 class PenaltyScale:
-    """Prices low..high on a scale from 0 to 1 that is linear near zero and logarithmic above.
-
-    What an image costs is about proportional to the logarithm of the price, so equal steps of
-    the scale are about equal steps of cost.
-    """
+    """:class:`rnp_deploy.price_scale.PriceScale` for tensors, by which agents see prices."""
 
     def __init__(self, low: float, high: float) -> None:
-        if not (math.isfinite(low) and math.isfinite(high) and low < high and high > 0):
-            raise InputError(f"penalty range {low}..{high}: pass two rising numbers, the second above 0")
-        self.low, self.high = low, high
-        self._unit = high / 200
-        self._start = math.asinh(low / self._unit)
-        self._length = math.asinh(high / self._unit) - self._start
+        self.numbers = PriceScale(low, high)
 
     def position(self, penalty: Tensor) -> Tensor:
         """Prices → 0..1, of the same shape; those beyond the range count as its ends."""
-        inside = penalty.clamp(self.low, self.high)
-        return (torch.asinh(inside / self._unit) - self._start) / self._length
+        scale = self.numbers
+        inside = penalty.clamp(scale.low, scale.high)
+        return (torch.asinh(inside / scale.unit) - scale.start) / scale.length
 
     def penalty(self, position: Tensor) -> Tensor:
         """The inverse of :meth:`position`: 0..1 → prices."""
-        return self._unit * torch.sinh(self._start + self._length * position)
+        scale = self.numbers
+        return scale.unit * torch.sinh(scale.start + scale.length * position)
 
 
 class AgentStep(nn.Module):

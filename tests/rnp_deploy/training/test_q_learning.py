@@ -99,7 +99,7 @@ def test_prices_of_a_conditioned_agent_are_even_on_its_scale(network: RuntimePru
     scale, samples = network.agent.scale, 4000
     assert scale is not None
     penalties = draw(network, samples, torch.Generator().manual_seed(0)).penalties
-    assert scale.low <= penalties.min() < penalties.max() <= scale.high
+    assert scale.numbers.low <= penalties.min() < penalties.max() <= scale.numbers.high
     positions = scale.position(penalties).sort().values
     even = (torch.arange(samples) + 0.5) / samples
     # Kolmogorov and Smirnov: 1.63/√N is passed by 99 % of samples that are uniform
