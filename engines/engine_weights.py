@@ -64,10 +64,10 @@ class EngineWeights:
         arrays = self._arrays.of(model)
         for tensor in model.graph.initializer:
             array = arrays[tensor.name]
-            small = array.nbytes < _LEAST_BYTES
-            stored = numpy_helper.from_array(np.array(array), tensor.name)
-            if not small:
-                stored.ClearField("raw_data")
+            if array.nbytes < _LEAST_BYTES:
+                stored = numpy_helper.from_array(array, tensor.name)
+            else:
+                stored = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape)
                 stored.data_location = onnx.TensorProto.EXTERNAL
                 place = {
                     "location": WEIGHTS_FILE,
