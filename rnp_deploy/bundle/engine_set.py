@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from rnp_deploy.bundle.fields import Count, Finite, Frozen
-from rnp_deploy.bundle.files import confined, file_identity, sized, verified
+from rnp_deploy.bundle.files import check_unchanged, confined, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
 from rnp_deploy.bundle.reading import MANIFEST_FILE, read_manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
@@ -98,11 +98,7 @@ class EngineSet:
 
     def check_unchanged(self) -> None:
         """Refuse shared files that were replaced after they were hashed; raises IntegrityError."""
-        for relative, identity in self.on_disk.items():
-            if file_identity(self.path / relative) != identity:
-                raise IntegrityError(
-                    f"{self.path / relative} was replaced after loading; load the engine set again"
-                )
+        check_unchanged(self.path, self.on_disk, "engine set")
 
 
 def is_engine_set(path: Path) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from rnp_deploy.bundle.manifest import FileManifest
 from rnp_deploy.errors import IntegrityError
 from rnp_deploy.hashing import file_sha256
 
-__all__ = ["confined", "file_identity", "sized", "verified"]
+__all__ = ["check_unchanged", "confined", "file_identity", "sized", "verified"]
 
 _REMEDY = "copy it anew, or make it again"
 
@@ -22,6 +23,13 @@ def file_identity(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(root: Path, identities: Mapping[str, tuple[int, ...]], kind: str) -> None:
+    """Refuse files that have another identity than when they were hashed; raises IntegrityError."""
+    for relative, identity in identities.items():
+        if file_identity(root / relative) != identity:
+            raise IntegrityError(f"{root / relative} was replaced after loading; load the {kind} again")
 
 
 def confined(root: Path, relative: str) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnp_deploy.bundle.files import confined, file_identity, sized, verified
+from rnp_deploy.bundle.files import check_unchanged, confined, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FORMAT_VERSION, Manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
-from rnp_deploy.errors import BundleError, IntegrityError
+from rnp_deploy.errors import BundleError
 
 __all__ = ["MANIFEST_FILE", "MANIFEST_FORMAT", "Bundle", "check_sizes", "open_bundle", "read_manifest"]
 
@@ -38,11 +38,7 @@ class Bundle:
 
     def check_unchanged(self) -> None:
         """Refuse files that were replaced after they were hashed; raises IntegrityError."""
-        for relative, identity in self.on_disk.items():
-            if file_identity(self.path / relative) != identity:
-                raise IntegrityError(
-                    f"{self.path / relative} was replaced after loading; load the bundle again"
-                )
+        check_unchanged(self.path, self.on_disk, "bundle")
 
 
 def open_bundle(path: str | Path) -> Bundle:
