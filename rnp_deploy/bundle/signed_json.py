@@ -45,7 +45,7 @@ def read_signed(file: Path, form: SignedFormat) -> dict[str, Any]:
         raw = parse_json(read_json_bytes(file))
     except (OSError, ValueError) as err:
         raise BundleError(f"{file} cannot be read: {err}; {form.remedy}") from err
-    _is_newer(file, raw.get("format_version"), form)
+    _check_version(file, raw.get("format_version"), form)
     recorded = raw.pop(form.hash_key, None)
     if recorded != canonical_sha256(raw, without=form.hash_key):
         raise IntegrityError(
@@ -55,11 +55,11 @@ def read_signed(file: Path, form: SignedFormat) -> dict[str, Any]:
 
 
 def validated(model: type[Model], raw: dict[str, Any], file: Path, form: SignedFormat) -> Model:
-    """The checked value; raises BundleError.
+    """The checked value of what :func:`read_signed` gave; raises BundleError.
 
     Keys that are not known are let pass where a later minor version wrote the file.
     """
-    newer = _is_newer(file, raw.get("format_version"), form)
+    newer = int(raw["format_version"].split(".")[1]) > int(form.version.split(".")[1])
     try:
         return model.model_validate_json(dump_json(raw), extra="ignore" if newer else "forbid")
     except ValidationError as err:
@@ -68,16 +68,14 @@ def validated(model: type[Model], raw: dict[str, Any], file: Path, form: SignedF
         raise BundleError(f"{file}: {where}: {first['msg']}; {form.remedy}") from err
 
 
-def _is_newer(file: Path, version: Any, form: SignedFormat) -> bool:
-    """Whether a later minor version wrote it, which may have keys we do not know."""
-    ours = [int(part) for part in form.version.split(".")]
+def _check_version(file: Path, version: Any, form: SignedFormat) -> None:
+    """Refuse what is no version, and other major versions; raises FormatVersionError."""
     parts = version.split(".") if isinstance(version, str) else []
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         raise FormatVersionError(f"{file}: format_version is {version!r}; expected {form.version}")
-    major, minor = (int(part) for part in parts)
-    if major != ours[0]:
+    ours = int(form.version.split(".")[0])
+    if int(parts[0]) != ours:
         raise FormatVersionError(
-            f"{file}: format {version} is not read by this version, which reads {ours[0]}.x; "
+            f"{file}: format {version} is not read by this version, which reads {ours}.x; "
             f"use the rnp-deploy that wrote it, or {form.remedy}"
         )
-    return minor > ours[1]
