@@ -207,8 +207,8 @@ class Controller:
                 fit the caches, each as if it were alone. ``"serial"``: one
                 sample after another; the same results, bit for bit those of single runs.
                 ``"round-up"``: at every decision all take the largest option any of them
-                chose; approximate, and never less accurate than decided. Given options are
-                rounded up likewise.
+                chose; approximate, and it computes at least what was decided. Given options
+                are rounded up likewise.
 
         Raises:
             InputError: Images, penalty, options or policy that do not fit, or a target beside
