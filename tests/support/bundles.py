@@ -22,7 +22,7 @@ from rnp_deploy.bundle.manifest import (
 )
 from rnp_deploy.canonical_json import canonical_sha256
 
-__all__ = ["bundle_copy", "edit_manifest", "small_manifest"]
+__all__ = ["bundle_copy", "edit_manifest", "flip", "small_manifest"]
 
 
 def small_manifest() -> Manifest:
@@ -106,3 +106,14 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object], *, s
     if sign:
         raw["manifest_sha256"] = canonical_sha256(raw, without="manifest_sha256")
     file.write_text(json.dumps(raw), encoding="utf-8")
+
+
+def flip(name: str, at: float = 0.5) -> Callable[[Path], None]:
+    """Change one bit of a file, ``at`` 0..1 of its length: a function of the folder it lies in."""
+
+    def damage(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[int(at * (len(data) - 1))] ^= 1
+        (folder / name).write_bytes(data)
+
+    return damage

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bundles import bundle_copy
+from bundles import bundle_copy, flip
 from rnp_deploy import Controller
 from rnp_deploy.bundle.engine_set import (
     ENGINES_FILE,
@@ -37,15 +37,6 @@ def edit(folder, change, *, sign=True):
     if sign:
         raw["engines_sha256"] = canonical_sha256(raw, without="engines_sha256")
     file.write_text(json.dumps(raw), encoding="utf-8")
-
-
-def flip(name, at=0.5):
-    def damage(folder):
-        data = bytearray((folder / name).read_bytes())
-        data[int(at * (len(data) - 1))] ^= 1
-        (folder / name).write_bytes(data)
-
-    return damage
 
 
 def edited(change, *, sign=True):

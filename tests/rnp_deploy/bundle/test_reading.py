@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from bundles import bundle_copy, edit_manifest
+from bundles import bundle_copy, edit_manifest, flip
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
 from rnp_deploy.bundle.reading import read_manifest
@@ -39,15 +39,6 @@ def assert_refused(folder, kind, words):
         Controller.load(folder, preload="all")
     assert type(caught.value) is kind, caught.value
     assert all(word in str(caught.value) for word in words), caught.value
-
-
-def flip(name, at=0.5):
-    def damage(folder):
-        data = bytearray((folder / name).read_bytes())
-        data[int(at * (len(data) - 1))] ^= 1
-        (folder / name).write_bytes(data)
-
-    return damage
 
 
 def truncate(name):
