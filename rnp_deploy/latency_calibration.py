@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rnp_deploy.controller import Controller
 from rnp_deploy.errors import BundleError, InputError
 from rnp_deploy.latency import LatencyCurve, LatencyPoint, read_latency_curve, save_latency_curve
 from rnp_deploy.price_scale import PriceScale
-from rnp_deploy.profiling import environment
+from rnp_deploy.profiling import Contender, environment, timed_in_turns
 from rnp_deploy.progress import Progress, no_progress
 from rnp_deploy.pruning_settings import PENALTY_RANGE
 
@@ -82,19 +81,18 @@ def measure_latency_curve(
     _check(np.shape(images), batch, prices, min_runs)
     parts = [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:_MOST_BATCHES]
     shares = [_macs_share(controller, parts, price) for price in prices]
-    latencies_ms = _measure(controller, parts, prices, duration_s, min_runs, progress)
-    points = (
-        LatencyPoint(penalty=price, macs_share=share, p50_ms=float(p50), p95_ms=float(p95))
-        for price, share, (p50, p95) in zip(
-            prices, shares, np.percentile(latencies_ms, [50, 95], axis=0).T, strict=True
-        )
-    )
+    contenders = {price: _at(controller, price) for price in prices}
+    latencies_ms = timed_in_turns(contenders, parts, duration_s, min_runs, progress)
+    points = []
+    for price, share in zip(prices, shares, strict=True):
+        p50, p95 = np.percentile(latencies_ms[price], [50, 95])
+        points.append(LatencyPoint(penalty=price, macs_share=share, p50_ms=float(p50), p95_ms=float(p95)))
     return LatencyCurve(
         batch=batch,
         threads=threads,
         data=data,
         images=batch * len(parts),
-        runs=len(latencies_ms),
+        runs=len(latencies_ms[prices[0]]),
         environment=environment(threads),
         points=tuple(points),
     )
@@ -140,33 +138,10 @@ def _check(shape: tuple[int, ...], batch: int, prices: Sequence[float], min_runs
         raise InputError(f"penalties are {list(prices)}; pass one or more finite numbers that rise")
 
 
+def _at(controller: Controller, price: float) -> Contender:
+    return lambda _, part: controller.run(part, penalty=price)
+
+
 def _macs_share(controller: Controller, parts: Sequence[Images], price: float) -> float:
     macs = np.concatenate([controller.run(part, penalty=price).macs for part in parts])
     return float(macs.mean() / controller.manifest.macs)
-
-
-def _measure(
-    controller: Controller,
-    parts: Sequence[Images],
-    prices: Sequence[float],
-    duration_s: float,
-    min_runs: int,
-    progress: Progress,
-) -> NDArray[np.float64]:
-    """Milliseconds ``[round, penalty]``."""
-    order = list(enumerate(prices))
-    rounds: list[list[float]] = []
-    started, reported = time.perf_counter(), 0
-    while len(rounds) < min_runs or time.perf_counter() - started < duration_s:
-        part, took_ms = parts[len(rounds) % len(parts)], [0.0] * len(prices)
-        for i, price in order:
-            before = time.perf_counter_ns()
-            controller.run(part, penalty=price)
-            took_ms[i] = (time.perf_counter_ns() - before) / 1e6
-        rounds.append(took_ms)
-        order.reverse()
-        share = min(len(rounds) / min_runs, (time.perf_counter() - started) / max(duration_s, 1e-9), 1.0)
-        if int(100 * share) > reported:
-            reported = int(100 * share)
-            progress("timing penalties, percent", reported, 100)
-    return np.asarray(rounds)

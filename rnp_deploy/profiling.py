@@ -6,10 +6,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,13 @@ from rnp_deploy.engines.static_graph import static_graph
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
 
-__all__ = ["Profile", "Timing", "environment", "percentile", "profile_bundle"]
+__all__ = ["Profile", "Timing", "environment", "percentile", "profile_bundle", "timed_in_turns"]
 
 _MAX_BATCHES = 64  # distinct batches that are timed in turn
 
 Images = NDArray[np.float32]
-Contender = Callable[[int, Images], Any]
+Contender = Callable[[int, Images], Any]  # of the index of a batch, and the batch
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def profile_bundle(
 ) -> Profile:
     """Time a controller, its fixed options and the static graphs, interleaved.
 
-    Each round runs every contender once, on the same batch; rounds go through the images
-    until both ``duration_s`` (for all contenders together) and ``min_runs`` are reached.
-    Engines are opened and every batch seen once before.
+    Each round runs every contender once, on the same batch, every second one from the last to
+    the first; rounds go through the images until both ``duration_s`` (for all contenders
+    together) and ``min_runs`` are reached. Engines are opened and every batch seen once before.
 
     Args:
         path: A bundle or engine set.
@@ -137,7 +138,10 @@ def profile_bundle(
         contenders = _contenders(controller, static, [d.options for d in decided], penalty)
         dense = [contenders[_dense_name(contenders, manifest.groups)](0, part) for part in parts]
         parts = [part for part in parts if len(part) == batch][:_MAX_BATCHES]
-        latencies = _measure(contenders, parts, duration_s, min_runs, progress)
+        for i, part in enumerate(parts):
+            for run in contenders.values():
+                run(i, part)
+        latencies = timed_in_turns(contenders, parts, duration_s, min_runs, progress)
     options = np.concatenate([d.options for d in decided])
     macs_share = float(np.concatenate([d.macs for d in decided[: len(parts)]]).mean() / manifest.macs)
     p50 = {name: float(np.median(values)) for name, values in latencies.items()}
@@ -200,30 +204,33 @@ def _static_name(j: int, groups: int) -> str:
     return "dense network, one graph" if j == groups else f"static graph, option {j}"
 
 
-def _measure(
-    contenders: Mapping[str, Contender],
-    parts: list[Images],
+def timed_in_turns(
+    contenders: Mapping[Key, Contender],
+    parts: Sequence[Images],
     duration_s: float,
     min_runs: int,
     progress: Progress,
-) -> dict[str, NDArray[np.float64]]:
-    for i, part in enumerate(parts):
-        for run in contenders.values():
-            run(i, part)
-    latencies: dict[str, list[float]] = {name: [] for name in contenders}
+) -> dict[Key, NDArray[np.float64]]:
+    """Milliseconds ``[round]`` of each contender; all should have run on all parts before.
+
+    Rounds are as :func:`profile_bundle` says.
+    """
+    order = list(contenders.items())
+    latencies: dict[Key, list[float]] = {key: [] for key in contenders}
     started, rounds, reported = time.perf_counter(), 0, 0
     while rounds < min_runs or time.perf_counter() - started < duration_s:
         i = rounds % len(parts)
-        for name, run in contenders.items():
+        for key, run in order:
             before = time.perf_counter_ns()
             run(i, parts[i])
-            latencies[name].append((time.perf_counter_ns() - before) / 1e6)
+            latencies[key].append((time.perf_counter_ns() - before) / 1e6)
+        order.reverse()
         rounds += 1
         share = min(rounds / min_runs, (time.perf_counter() - started) / max(duration_s, 1e-9), 1.0)
         if int(100 * share) > reported:
             reported = int(100 * share)
             progress("timing, percent", reported, 100)
-    return {name: np.asarray(values) for name, values in latencies.items()}
+    return {key: np.asarray(values) for key, values in latencies.items()}
 
 
 def _timings(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bundles import small_manifest
-from rnp_deploy import Controller, latency_calibration
+from rnp_deploy import Controller, profiling
 from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
 from rnp_deploy.engines.fake import FakeEngine
 from rnp_deploy.errors import InputError
@@ -66,7 +66,7 @@ class Machine:
 def machine(monkeypatch):
     machine = Machine()
     clock = SimpleNamespace(perf_counter=machine.perf_counter, perf_counter_ns=machine.perf_counter_ns)
-    monkeypatch.setattr(latency_calibration, "time", clock)
+    monkeypatch.setattr(profiling, "time", clock)
     return machine
 
 
