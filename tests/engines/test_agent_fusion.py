@@ -101,10 +101,10 @@ def test_fused_steps_decide_as_the_exported_ones(agent):
 
 
 def test_a_state_that_is_given_is_taken_further(agent):
-    """As in the middle of a run, where the state comes from the stage before."""
+    """As in the middle of a run, where state and features come from stages before."""
     torch_agent, models = agent
     steps, t = steps_of(models), 2
-    model = GraphWriter().model({"f0": [5]}, {})
+    model = GraphWriter().model({}, {})
     add_prologue(model.graph, steps)
     add_agent_step(model.graph, steps[t], t, "f0")
     arrays, penalty = drawn(1, 4, 0.2)

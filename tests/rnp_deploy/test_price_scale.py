@@ -33,6 +33,10 @@ def test_the_ends_are_exact(low_high):
     assert [scale.position(price) for price in low_high] == [0.0, 1.0]
 
 
+def test_it_turns_from_linear_to_logarithmic_at_a_200th_of_its_end():
+    assert PriceScale(0.0, 2.0).position(0.01) == pytest.approx(math.asinh(1) / math.asinh(200))
+
+
 @pytest.mark.parametrize("low_high", [(0.5, 0.1), (0.1, 0.1), (-1.0, 0.0), (math.nan, 1.0), (0.0, math.inf)])
 def test_what_is_no_range_is_refused(low_high):
     with pytest.raises(InputError, match="pass two rising numbers"):
