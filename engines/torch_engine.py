@@ -148,7 +148,9 @@ class CudaPlace(Place):
 
     def __init__(self, device: torch.device, folder: Path, stream: int | None) -> None:
         super().__init__(device, folder)
-        self._stream = torch.cuda.Stream(device) if stream is None else torch.cuda.ExternalStream(stream, device)
+        self._stream = (
+            torch.cuda.Stream(device) if stream is None else torch.cuda.ExternalStream(stream, device)
+        )
         self._pool = torch.cuda.graph_pool_handle()
         self._lock = threading.Lock()
 

@@ -18,7 +18,8 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from rnp_deploy.bundle.manifest import WEIGHTS_FILE
-from rnp_deploy.engines.torch_ops import OPS, TORCH_DTYPES, Function, Node
+from rnp_deploy.engines.torch_layers import TORCH_DTYPES, Function, Node
+from rnp_deploy.engines.torch_ops import OPS
 from rnp_deploy.errors import EngineError
 
 __all__ = ["Edge", "TorchGraph", "Weights"]
@@ -62,7 +63,11 @@ class Weights:
                 self._data = self._read()
         if place.get("location") != WEIGHTS_FILE or start < 0 or start + length > self._data.numel():
             raise EngineError(f"weight {stored.name!r} does not lie in {self._file}; export the bundle again")
-        return self._data[start : start + length].view(_dtype(stored.data_type, stored.name)).reshape(tuple(stored.dims))
+        return (
+            self._data[start : start + length]
+            .view(_dtype(stored.data_type, stored.name))
+            .reshape(tuple(stored.dims))
+        )
 
     def _read(self) -> Tensor:
         try:
@@ -196,7 +201,9 @@ class _Loader:
         if name in self._on_host and place == "device":
             device, source = self._device, self.slot(name)
             if (name, place) not in self._slots:
-                move = _Step(lambda x: x.to(device), (source,), (self.slot(name, place),), (), f"value {name!r}")
+                move = _Step(
+                    lambda x: x.to(device), (source,), (self.slot(name, place),), (), f"value {name!r}"
+                )
                 self.steps.append(move)
             return self.slot(name, place)
         if (name, "") not in self._slots:
@@ -220,7 +227,8 @@ class _Loader:
             run = op.make(Node(_attributes(node, self._opset), len(node.output), self._opset, device))
         except (KeyError, NotImplementedError) as err:
             raise EngineError(f"{self._where}: {name}: {err}; torch cannot run it here; {_REMEDY}") from err
-        places = ["list" if i in op.host else "cpu" if on_host else "device" for i in range(len(node.input))]
+        given, host = "cpu" if on_host else "device", "list" if op.lists else "cpu"
+        places = [host if i in op.host else given for i in range(len(node.input))]
         if node.op_type == "Shape":
             places = ["cpu" if constant else ""]
         reads = tuple(self.read(value, place) for value, place in zip(node.input, places, strict=True))
@@ -229,7 +237,10 @@ class _Loader:
             return
         if on_host or node.op_type == "Shape":
             self._on_host.update(node.output)
-        writes = tuple(self.slot(value) if value else self.slot(name, f"unread {i}") for i, value in enumerate(node.output))
+        writes = tuple(
+            self.slot(value) if value else self.slot(name, f"unread {i}")
+            for i, value in enumerate(node.output)
+        )
         self.steps.append(_Step(run, reads, writes, (), name))
 
     def _fold(self, node: onnx.NodeProto, run: Function, reads: Sequence[int], name: str) -> None:
@@ -287,15 +298,21 @@ def _attribute(entry: onnx.AttributeProto) -> Any:
 def _dtype(number: int, name: str) -> torch.dtype:
     dtype = TORCH_DTYPES.get(number)
     if dtype is None:
-        raise EngineError(f"{name!r} is a {TensorProto.DataType.Name(number)}, which torch has not; {_REMEDY}")
+        raise EngineError(
+            f"{name!r} is a {TensorProto.DataType.Name(number)}, which torch has not; {_REMEDY}"
+        )
     return dtype
 
 
 def _tensor(stored: TensorProto) -> Tensor:
     """A tensor inside a graph, on the CPU."""
-    array = np.ascontiguousarray(numpy_helper.to_array(stored)).reshape(-1)
-    data = torch.from_numpy(array.view(np.uint8).copy())  # numpy's own dtypes lack bfloat16
-    return data.view(_dtype(stored.data_type, stored.name)).reshape(tuple(stored.dims))
+    dtype, shape = _dtype(stored.data_type, stored.name), tuple(stored.dims)
+    data = numpy_helper.to_array(stored).tobytes()  # numpy itself has no bfloat16
+    return (
+        torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+        if data
+        else torch.empty(shape, dtype=dtype)
+    )
 
 
 def _edge(info: onnx.ValueInfoProto) -> Edge:
