@@ -210,7 +210,8 @@ def _sliced(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = No
     axes = range(len(starts)) if axes is None else axes
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
         index = [slice(None)] * x.dim()
-        taken = range(x.shape[axis])[start:end:step]
+        # Backwards, ONNX begins at 0 where Python would take nothing.
+        taken = range(x.shape[axis])[start if step > 0 else max(start, -x.shape[axis]) : end : step]
         if step > 0:
             index[axis] = slice(taken.start, taken.stop, step)
             x = x[tuple(index)]

@@ -248,7 +248,7 @@ def test_constant(attributes):
 
 def test_gather_nd_of_batches_is_refused():
     model, _ = one_node("GatherND", [X, np.zeros((2, 1), np.int64)], batch_dims=1)
-    with pytest.raises(EngineError, match="'the GatherND'.*batch_dims"):
+    with pytest.raises(EngineError, match=r"'the GatherND'.*batch_dims"):
         torch_graph(model)
 
 
