@@ -301,7 +301,7 @@ def _tensor(array: Any, edge: Edge, device: torch.device, *, written: bool) -> T
         tensor = torch.from_numpy(np.asarray(_Writeable(array)))
     elif hasattr(array, "__cuda_array_interface__"):
         tensor = torch.as_tensor(array, device=device)
-        if tensor.element_size() != dtype.itemsize:
+        if tensor.dtype != (torch.uint16 if edge.dtype == torch.bfloat16 else edge.dtype):
             raise ValueError(f"the array of {name!r} is a {tensor.dtype}; it takes a {dtype}")
     else:
         raise TypeError(f"{name!r} is given no array")

@@ -212,7 +212,8 @@ class _Loader:
 
     def add(self, node: onnx.NodeProto) -> None:
         """Compute a node's outputs now, where all it reads is constant, or add the step that does."""
-        name = f"node {node.name or node.output[0]!r} ({node.op_type})"
+        kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        name = f"node {node.name or node.output[0]!r} ({kind})"
         op = OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if op is None:
             raise EngineError(f"{self._where}: {name}: torch has no such operation here; {_REMEDY}")
