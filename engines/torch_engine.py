@@ -301,6 +301,8 @@ def _tensor(array: Any, edge: Edge, device: torch.device, *, written: bool) -> T
         tensor = torch.from_numpy(np.asarray(_Writeable(array)))
     elif hasattr(array, "__cuda_array_interface__"):
         tensor = torch.as_tensor(array, device=device)
+        if tensor.data_ptr() != array.__cuda_array_interface__["data"][0]:
+            raise ValueError(f"the array of {name!r} does not lie on {device}")
         if tensor.dtype != (torch.uint16 if edge.dtype == torch.bfloat16 else edge.dtype):
             raise ValueError(f"the array of {name!r} is a {tensor.dtype}; it takes a {dtype}")
     else:

@@ -151,7 +151,7 @@ class TorchGraph:
             EngineError: torch refused; the message names the node.
             torch.OutOfMemoryError: As torch raises it.
         """
-        values = self._values.copy()
+        values: list[Any] = self._values.copy()
         for slot, tensor in zip(self._feeds, inputs, strict=True):
             values[slot] = tensor
         for step in self._steps:

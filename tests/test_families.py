@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import networks
+from backends import cpu_controllers
 from families import FAMILIES
 from reference import zeroed_outputs
-from rnp_deploy import Controller
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 
@@ -37,15 +37,17 @@ def made(name, **settings):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_controller_matches_the_masked_reference(name, tmp_path):
+def test_controllers_match_the_masked_reference(name, tmp_path):
     granularity = "block" if name in BLOCKS else "conv"
     _, network, images, options = made(name, groups=2, granularity=granularity)
     export_bundle(network, tmp_path / "bundle", verify=1)
-    with Controller.load(tmp_path / "bundle", threads=1) as controller:
-        result = controller.run(images.numpy(), options=options.numpy())
     with torch.no_grad():
-        assert_close(result.outputs, network.run(images, options))
-    assert result.macs.tolist() == network.macs(options).tolist()
+        expected = network.run(images, options)
+    with cpu_controllers(tmp_path / "bundle") as controllers:
+        for controller in controllers:
+            result = controller.run(images.numpy(), options=options.numpy())
+            assert_close(result.outputs, expected)
+            assert result.macs.tolist() == network.macs(options).tolist()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

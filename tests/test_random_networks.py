@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import networks
+from backends import cpu_controllers
 from random_networks import PARTS, RandomCnn, padded_at
 from reference import zeroed_outputs
-from rnp_deploy import Controller
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 
@@ -67,7 +67,7 @@ def test_sliced_matches_masked(names, channels, flatten, seed, arguments, branch
     _, network, images, options = made(names, channels, flatten, seed, **{**arguments, "groups": 2})
     with tempfile.TemporaryDirectory() as folder:
         export_bundle(network, Path(folder) / "bundle", branches=branches, verify=1)
-        with Controller.load(Path(folder) / "bundle", threads=1) as controller:
-            outputs = controller.run(images.numpy(), options=options.numpy()).outputs
-    with torch.no_grad():
-        assert close(outputs, network.run(images, options))
+        with cpu_controllers(Path(folder) / "bundle") as runs, torch.no_grad():
+            expected = network.run(images, options)
+            for controller in runs:
+                assert close(controller.run(images.numpy(), options=options.numpy()).outputs, expected)

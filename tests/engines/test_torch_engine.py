@@ -384,9 +384,9 @@ def test_a_capture_that_fails_is_ended_and_named(tmp_path, monkeypatch):
 
 def test_an_array_of_the_device_is_taken_as_it_is(doubler, monkeypatch):
     class OnDevice:
-        def __init__(self, tensor):
+        def __init__(self, tensor, away=0):
             self.tensor = tensor
-            self.__cuda_array_interface__ = {"version": 3}
+            self.__cuda_array_interface__ = {"version": 3, "data": (tensor.data_ptr() + away, False)}
 
     monkeypatch.setattr(torch, "as_tensor", lambda array, device: array.tensor)
     x, y = torch.ones(1, 2), torch.zeros(1, 2)
@@ -395,3 +395,5 @@ def test_an_array_of_the_device_is_taken_as_it_is(doubler, monkeypatch):
     for other in (x.double(), x.int()):
         with pytest.raises(EngineError, match=r"'x' is a torch\.\w+; it takes a float32"):
             doubler.bind({"x": OnDevice(other)}, {})
+    with pytest.raises(EngineError, match="'y' does not lie on cpu"):
+        doubler.bind({"x": OnDevice(x)}, {"y": OnDevice(y, away=64)})

@@ -201,6 +201,31 @@ def test_graphs_of_half_precision(half, number, opset):
     torch.testing.assert_close(made, expected.float(), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("opset", [17, 21])
+def test_quantised_graphs(opset):
+    """int8 as an exporter writes it, with scales per channel and a bias of int32; ONNX Runtime fuses what it can."""
+    rng = np.random.default_rng(0)
+    scales = np.array([0.01, 0.02, 0.03, 0.04], np.float32)
+    constants = {
+        "w8": rng.integers(-127, 128, (4, 3, 3, 3), np.int8), "ws": scales, "wz": np.zeros(4, np.int8),
+        "b32": rng.integers(-9999, 9999, 4, np.int32), "bs": scales * np.float32(0.02), "bz": np.zeros(4, np.int32),
+        "xs": np.float32(0.02), "xz": np.int8(3), "ys": np.float32(0.1), "yz": np.int8(-5),
+    }  # fmt: skip
+    nodes = [
+        ("QuantizeLinear", "x xs xz", "x8", {}), ("DequantizeLinear", "x8 xs xz", "xf", {}),
+        ("DequantizeLinear", "w8 ws wz", "wf", {"axis": 0}), ("DequantizeLinear", "b32 bs bz", "bf", {"axis": 0}),
+        ("Conv", "xf wf bf", "c", {"pads": [1] * 4}), ("Relu", "c", "r", {}),
+        ("QuantizeLinear", "r ys yz", "y8", {}), ("DequantizeLinear", "y8 ys yz", "y", {}),
+    ]  # fmt: skip
+    shape = (2, 3, 6, 6)
+    model = graph_of(nodes, {"x": (1, shape)}, {"y": (1, None)}, constants, opset)
+    x = rng.standard_normal(shape).astype(np.float32)
+    (got,), expected = torch_outputs(model, {"x": x}), run_plain(model, {"x": x})["y"]
+    steps = np.abs(got - expected) / constants["ys"]
+    assert steps.max() < 1.01, "two roundings may part by one step"
+    assert (steps > 0.5).mean() < 0.01
+
+
 def test_the_empty_name_is_an_output_that_nothing_reads():
     model = graph_of([("Split", "x", " ", {})], {"x": FLOATS}, {"y": (1, None)})
     model.graph.node[0].output[:] = ["", "y"]
