@@ -125,6 +125,8 @@ class TorchGraph:
                 constants[tensor.name] = weights.tensor(tensor) if external else _tensor(tensor)
             self.inputs = tuple(_edge(info) for info in model.graph.input if info.name not in constants)
             self.outputs = tuple(_edge(info) for info in model.graph.output)
+        except torch.OutOfMemoryError:
+            raise
         except (EngineError, RuntimeError, TypeError, ValueError) as err:
             raise EngineError(f"{where}: {err}") from err
         loader = _Loader(constants, device, opset, where)
@@ -217,6 +219,11 @@ class _Loader:
         op = OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if op is None:
             raise EngineError(f"{self._where}: {name}: torch has no such operation here; {_REMEDY}")
+        outputs = list(node.output)
+        while outputs and not outputs[-1]:
+            outputs.pop()
+        if len(outputs) > 1 and not op.several:
+            raise EngineError(f"{self._where}: {name}: torch gives its first output alone here; {_REMEDY}")
         data = [value for i, value in enumerate(node.input) if value and i not in op.host]
         constant = all(not value or value in self._constants for value in node.input)
         moving = [value for value in data if value not in self._constants]
@@ -225,7 +232,7 @@ class _Loader:
             on_host = all(self._constants[value].device.type == "cpu" for value in data)
         device = torch.device("cpu") if on_host else self._device
         try:
-            run = op.make(Node(_attributes(node, self._opset), len(node.output), self._opset, device))
+            run = op.make(Node(_attributes(node, self._opset), len(outputs), self._opset, device))
         except (KeyError, NotImplementedError) as err:
             raise EngineError(f"{self._where}: {name}: {err}; torch cannot run it here; {_REMEDY}") from err
         given, host = "cpu" if on_host else "device", "list" if op.lists else "cpu"
@@ -234,23 +241,22 @@ class _Loader:
             places = ["cpu" if constant else ""]
         reads = tuple(self.read(value, place) for value, place in zip(node.input, places, strict=True))
         if constant:
-            self._fold(node, run, reads, name)
+            self._fold(outputs, run, reads, name)
             return
         if on_host or node.op_type == "Shape":
-            self._on_host.update(node.output)
-        writes = tuple(
-            self.slot(value) if value else self.slot(name, f"unread {i}")
-            for i, value in enumerate(node.output)
-        )
-        self.steps.append(_Step(run, reads, writes, (), name))
+            self._on_host.update(outputs)
+        writes = [self.slot(value or name, "" if value else f"unread {i}") for i, value in enumerate(outputs)]
+        self.steps.append(_Step(run, reads, tuple(writes), (), name))
 
-    def _fold(self, node: onnx.NodeProto, run: Function, reads: Sequence[int], name: str) -> None:
+    def _fold(self, outputs: Sequence[str], run: Function, reads: Sequence[int], name: str) -> None:
         try:
             with torch.inference_mode():
                 made = run(*[self.values[slot] for slot in reads])
+        except torch.OutOfMemoryError:
+            raise
         except Exception as err:  # torch raises errors of many classes
             raise EngineError(f"{self._where}: {name}: torch failed: {err}") from err
-        for value, tensor in zip(node.output, made if len(node.output) > 1 else (made,), strict=True):
+        for value, tensor in zip(outputs, made if len(outputs) > 1 else (made,), strict=True):
             self._constants[value] = tensor.contiguous()
 
 

@@ -157,8 +157,6 @@ def make_pool(node: Node, *, average: bool) -> Function:
     attributes = node.attributes
     windows, kernel = _Windows(attributes), torch.Size(attributes["kernel_shape"])
     ceil, count_pads = bool(attributes["ceil_mode"]), bool(attributes.get("count_include_pad", 0))
-    if node.outputs > 1:
-        raise NotImplementedError("its indices are asked for")
     if average and any(dilation != 1 for dilation in attributes.get("dilations") or ()):
         raise NotImplementedError("its dilations are not 1")
 
@@ -217,8 +215,6 @@ def make_batch_norm(node: Node) -> Function:
 def make_layer_norm(node: Node) -> Function:
     """LayerNormalization over the axes from ``axis`` on."""
     axis, epsilon = node.attributes["axis"], node.attributes["epsilon"]
-    if node.outputs > 1:
-        raise NotImplementedError("its mean or deviation is asked for")
 
     def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
         shape = x.shape[axis:]

@@ -40,11 +40,13 @@ class Op(NamedTuple):
         host: Positions of inputs whose values are read on the host: lists and numbers where they
             are constant, else tensors on the CPU.
         lists: False where constants come as tensors all the same.
+        several: Whether it gives more than the first output.
     """
 
     make: Callable[[Node], Function]
     host: tuple[int, ...] = ()
     lists: bool = True
+    several: bool = False
 
 
 def _plain(function: Function) -> Op:
@@ -367,7 +369,7 @@ OPS: Mapping[str, Op] = {
     "Shape": Op(_shape),
     "Slice": Op(lambda node: _sliced, host=(1, 2, 3, 4)),
     "Softmax": _with(torch.softmax, dim="axis"),
-    "Split": Op(_split, host=(1,)),
+    "Split": Op(_split, host=(1,), several=True),
     "Squeeze": Op(lambda node: _squeezed, host=(1,)),
     "Sum": _folded(torch.add),
     "ThresholdedRelu": _with(lambda x, a: torch.where(x > a, x, 0.0), a="alpha"),

@@ -17,7 +17,7 @@ import torch
 from rnp_deploy.bundle import open_bundle
 from rnp_deploy.engines import ort
 from rnp_deploy.engines.torch_engine import CudaPlace, Place, TorchEngine, opener
-from rnp_deploy.engines.torch_graph import TorchGraph
+from rnp_deploy.engines.torch_graph import TorchGraph, Weights
 from rnp_deploy.errors import EngineError, InputError, IntegrityError, MissingRuntimeError
 
 STEM = "stages/00/full.onnx"
@@ -271,6 +271,9 @@ def test_weights_are_mapped_once_for_all_engines_of_an_opener(bundle, monkeypatc
 
 
 def test_no_memory_left_says_who_holds_it_and_what_to_try(doubler, monkeypatch):
+    other = engine_of(doubler._place, graph_bytes())
+    other.close()
+
     def full(*_):
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
@@ -281,6 +284,19 @@ def test_no_memory_left_says_who_holds_it_and_what_to_try(doubler, monkeypatch):
         ) as caught:
             use()
         assert "memory_budget_bytes" in str(caught.value)
+
+
+def test_no_memory_left_for_a_graph_that_is_opened(bundle, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Weights, "_read", full)
+    with pytest.raises(EngineError, match=f"{STEM}.*no memory left"):
+        opener(bundle, "cpu")(STEM)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.Tensor, "contiguous", full)
+    with pytest.raises(EngineError, match=r"stages/02/in1-out1\.onnx.*no memory left"):
+        opener(bundle, "cpu")("stages/02/in1-out1.onnx")
 
 
 class Staging(Place):

@@ -235,6 +235,14 @@ def test_the_empty_name_is_an_output_that_nothing_reads():
     assert torch_outputs(model, {"x": np.arange(4, dtype=np.float32)[None]})[0].tolist() == [[2, 3]]
 
 
+def test_an_output_left_out_at_the_end_is_not_asked_for():
+    model = graph_of([("MaxPool", "x", "y", {"kernel_shape": [2]})], {"x": (1, [1, 1, 4])}, {"y": (1, None)})
+    model.graph.node[0].output.append("")
+    assert torch_outputs(model, {"x": np.arange(4, dtype=np.float32)[None, None]})[0].tolist() == [
+        [[1, 2, 3]]
+    ]
+
+
 NEG = graph_of([("Neg", "x", "y", {})], {"x": FLOATS}, {"y": FLOATS})
 
 

@@ -142,10 +142,11 @@ def test_quantise_to_the_even_step_and_without_a_zero():
 @pytest.mark.parametrize(
     ("kind", "inputs", "outputs", "attributes", "words"),
     [
-        ("MaxPool", [normal(1, 1, 4)], 2, {"kernel_shape": [2]}, "indices"),
+        ("MaxPool", [normal(1, 1, 4)], 2, {"kernel_shape": [2]}, "first output"),
         ("AveragePool", [normal(1, 1, 4)], 1, {"kernel_shape": [2], "dilations": [2]}, "dilations"),
-        ("LayerNormalization", [normal(2, 3), normal(3)], 2, {}, "mean"),
-        ("BatchNormalization", [normal(2, 3), *[normal(3)] * 4], 3, {"training_mode": 1}, "training"),
+        ("LayerNormalization", [normal(2, 3), normal(3)], 2, {}, "first output"),
+        ("Dropout", [normal(2, 3)], 2, {}, "first output"),
+        ("BatchNormalization", [normal(2, 3), *[normal(3)] * 4], 1, {"training_mode": 1}, "training"),
         ("QuantizeLinear", [normal(2, 4), normal(2, 1)], 1, {"block_size": 4, "opset": 21}, "blocks"),
         (
             "DequantizeLinear",
