@@ -16,7 +16,7 @@ from rnp_deploy.array_memory import HOST, ArrayMemory
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engine_cache import EngineCache
-from rnp_deploy.errors import ControllerClosedError, EngineError, InputError
+from rnp_deploy.errors import ControllerClosedError, InputError
 from rnp_deploy.execution import PlanRun, PlanRunner
 from rnp_deploy.latency import LatencyCurve, curve_for
 from rnp_deploy.memory import MemoryReport, resident_bytes
@@ -118,9 +118,11 @@ class Controller:
 
         Args:
             path: The directory.
-            backend: ``"onnxruntime"``, or ``"auto"`` for the best there is.
-            device: ``"cpu"``, or ``"auto"``.
-            threads: Threads that compute; None is one per core. See
+            backend: Of a bundle ``"onnxruntime"`` or ``"torch"``; of an engine set the one it was built
+                for. ``"auto"``: that, or ONNX Runtime.
+            device: ``"cpu"``, ``"cuda"``, or ``"auto"``: the GPU where the backend has one that works. A
+                GPU runs one batch at a time, whatever number of threads ask.
+            threads: Threads that compute on the CPU; None is one per core. See
                 :func:`rnp_deploy.engines.ort.opener` on sharing them in a process.
             preload: ``"none"`` opens an engine when a decision first needs it, ``"common"``
                 opens those now that at least 1 % of the calibration images took, ``"all"``
@@ -138,24 +140,19 @@ class Controller:
             EngineError: The backend or device is not supported, or a graph cannot be loaded.
             InputError: Another argument is none of the above.
         """
-        if backend not in ("auto", "onnxruntime", "tensorrt", "torch"):
-            raise InputError(f"backend is {backend!r}; use 'auto' or 'onnxruntime'")
-        if backend in ("tensorrt", "torch"):
-            raise EngineError(f"backend {backend!r} is not built yet; use 'onnxruntime'")
-        if device not in ("auto", "cpu"):
-            raise EngineError(f"device {device!r} is not supported by backend 'onnxruntime'; use 'cpu'")
         if preload not in ("none", "common", "all"):
             raise InputError(f"preload is {preload!r}; use 'none', 'common' or 'all'")
-        from rnp_deploy.engines import ort
-        from rnp_deploy.engines.sources import open_source
+        from rnp_deploy.engines.backends import open_backend
 
-        source = open_source(path, cache_dir)
+        opened = open_backend(path, backend, device, threads, cache_dir)
         controller = cls(
-            source.manifest,
-            ort.opener(source.graphs, threads, optimised=source.plan is not None),
-            plan=source.plan,
+            opened.source.manifest,
+            opened.open_engine,
+            plan=opened.source.plan,
             memory_budget_bytes=memory_budget_bytes,
-            latency_curves=[curve for curve in source.curves if curve.threads == threads],
+            latency_curves=[curve for curve in opened.source.curves if curve.threads == threads],
+            memory=opened.memory,
+            max_batch=opened.max_batch,
         )
         try:
             if preload != "none":
