@@ -16,6 +16,7 @@ import numpy as np
 
 from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.engine import AnyArray, Arrays, OpenEngine
+from rnp_deploy.engines.cuda_memory import DeviceArray
 from rnp_deploy.engines.ort import GraphSource
 from rnp_deploy.errors import EngineError, InputError, MissingRuntimeError
 
@@ -27,7 +28,7 @@ try:
 except ImportError as err:
     raise MissingRuntimeError("torch or onnx is not installed; pip install 'rnp-deploy[torch]'") from err
 
-__all__ = ["TorchEngine", "opener"]
+__all__ = ["TorchEngine", "device_of", "opener"]
 
 _capturing = threading.Lock()  # of the process: torch captures one CUDA graph at a time
 
@@ -48,12 +49,15 @@ class TorchEngine:
         place.own_bytes[self] = graph.own_bytes
 
     def run(self, feeds: Arrays) -> Arrays:
-        """See :meth:`rnp_deploy.engine.Engine.run`; feeds may also be arrays of the device."""
+        """See :meth:`rnp_deploy.engine.Engine.run`; of arrays of the device it gives such arrays."""
         graph = self._opened("run")
         with _errors(self._where, "torch failed", self._place), self._place.current():
             tensors = _tensors(feeds, graph.inputs, self._place.device)
             inputs = [tensors[edge.name].to(self._place.device) for edge in graph.inputs]
-            return {edge.name: _array(made) for edge, made in zip(graph.outputs, graph(inputs), strict=True)}
+            made = zip(graph.outputs, graph(inputs), strict=True)
+            if any(isinstance(array, DeviceArray) for array in feeds.values()):
+                return {edge.name: _device_array(tensor) for edge, tensor in made}
+            return {edge.name: _array(tensor) for edge, tensor in made}
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
         """See :meth:`rnp_deploy.engine.Engine.bind`.
@@ -213,7 +217,7 @@ def opener(
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads is {threads!r}; pass an integer of at least 1, or None to leave torch's")
-    chosen = _device(device)
+    chosen = device_of(device)
     place = CudaPlace(chosen, source.path, stream) if chosen.type == "cuda" else Place(chosen, source.path)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -229,7 +233,8 @@ def opener(
     return open_engine
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Torch's device of a name, ``"auto"`` included; raises EngineError where it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -323,6 +328,13 @@ class _Writeable:
         interface = array.__array_interface__
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
         self._array = array
+
+
+def _device_array(tensor: Tensor) -> Any:
+    """The tensor's own memory, which it holds; of the stream that computed it."""
+    tensor = tensor.contiguous()
+    dtype = storage_dtype(str(tensor.dtype).removeprefix("torch."))
+    return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), dtype, tensor)
 
 
 def _array(tensor: Tensor) -> AnyArray:

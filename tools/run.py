@@ -10,6 +10,7 @@ import numpy as np
 
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.controller import Controller, Result
+from rnp_deploy.engines.backends import BACKENDS, DEVICES
 from rnp_deploy.errors import InputError
 from rnp_deploy.preprocessing import read_images
 from rnp_deploy.tools.command import RnpCommand, parse_options, print_json
@@ -32,6 +33,10 @@ __all__ = ["main"]
     help="Milliseconds for the batch of all IMAGES, 95 times of 100: takes the penalty of the latency curve.",
 )
 @click.option("--options", help="Take these options, e.g. 4,2,1 (one per decision), and skip the agent.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes."
+)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that compute; default: one per core.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def main(
@@ -41,11 +46,11 @@ def main(
     target_macs: float | None,
     target_latency_ms: float | None,
     options: str | None,
-    threads: int | None,
     as_json: bool,
+    **load: Any,
 ) -> None:
     """Classify IMAGES with the bundle or engine set at PATH: class, options taken, share of the full network's MACs."""
-    with Controller.load(path, threads=threads) as controller:
+    with Controller.load(path, **load) as controller:
         manifest = controller.manifest
         if manifest.preprocessing is None:
             raise InputError(f"{path} does not say how images become inputs; call Controller.run with arrays")

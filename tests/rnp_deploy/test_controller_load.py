@@ -13,9 +13,8 @@ from rnp_deploy.errors import BundleError, EngineError, InputError
     ("arguments", "kind", "words"),
     [
         ({"backend": "caffe"}, InputError, ["'caffe'", "'onnxruntime'"]),
-        ({"backend": "tensorrt"}, EngineError, ["'tensorrt'", "'onnxruntime'"]),
-        ({"backend": "torch"}, EngineError, ["'torch'", "'onnxruntime'"]),
-        ({"device": "cuda"}, EngineError, ["'cuda'", "'cpu'"]),
+        ({"backend": "tensorrt"}, EngineError, ["is a bundle", "rnp-build", "--backend tensorrt"]),
+        ({"device": "tpu"}, InputError, ["'tpu'", "'cuda'", "'cpu'"]),
         ({"preload": "some"}, InputError, ["'some'", "'none'", "'all'"]),
         ({"preload": None}, InputError, ["preload is None", "'common'"]),
         ({"preload": "common"}, InputError, ["needs a calibration", "'none' or 'all'"]),

@@ -44,6 +44,7 @@ def images(tmp_path):
         (["--penalty", "0"], {"penalty": 0.0}),
         (["--penalty", "-5", "--threads", "1"], {"penalty": -5.0}),
         (["--options", "4,2,1"], {"options": [[4, 2, 1]] * 3}),
+        (["--backend", "torch", "--device", "cpu"], {}),
     ],
     ids=" ".join,
 )
