@@ -51,7 +51,7 @@ class TorchEngine:
     def run(self, feeds: Arrays) -> Arrays:
         """See :meth:`rnp_deploy.engine.Engine.run`; of arrays of the device it gives such arrays."""
         graph = self._opened("run")
-        with _errors(self._where, "torch failed", self._place), self._place.current():
+        with _errors(self._where, "torch failed", self._place), self._place.current(), self._place.exact():
             tensors = _tensors(feeds, graph.inputs, self._place.device)
             inputs = [tensors[edge.name].to(self._place.device) for edge in graph.inputs]
             made = zip(graph.outputs, graph(inputs), strict=True)
@@ -118,6 +118,10 @@ class Place:
         with torch.inference_mode():
             yield
 
+    def exact(self) -> contextlib.AbstractContextManager[Any]:
+        """What is computed in this block has the precision of its types."""
+        return contextlib.nullcontext()
+
     def reaches(self, tensor: Tensor) -> bool:
         """Whether a graph can read and write a tensor where it is."""
         return tensor.device.type == self.device.type
@@ -164,16 +168,21 @@ class CudaPlace(Place):
         with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
             yield
 
+    def exact(self) -> contextlib.AbstractContextManager[Any]:
+        """Without TF32, which torch takes for convolutions of float32; for the whole process, as long as this lasts."""
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
     def pinned(self, host: Tensor) -> Tensor:
         """Page-locked."""
         return torch.empty_like(host, pin_memory=True)
 
     def first_call(self, compute: Callable[[], None]) -> Callable[[], None]:
         """Compute, which lets cuDNN and cuBLAS set themselves up, and capture the same as a CUDA graph."""
-        compute()
+        with self.exact():
+            compute()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with _capturing:
+        with _capturing, self.exact():
             graph.capture_begin(self._pool, capture_error_mode="thread_local")
             try:
                 compute()

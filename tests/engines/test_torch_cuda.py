@@ -21,13 +21,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def exact_convolutions():
-    """Without TF32, which has 10 bits of mantissa."""
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        yield
-
-
 @pytest.fixture
 def bundle(exported):
     return open_bundle(exported("chain").path)
