@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MemoryReport", "resident_bytes"]
+__all__ = ["MemoryReport", "available_bytes", "resident_bytes"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,12 @@ def resident_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Memory that a process could still take, by ``/proc/meminfo``; 4 GiB where there is none."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    except (OSError, ValueError, StopIteration):
+        return 4 * 2**30

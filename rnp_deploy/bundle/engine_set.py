@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from rnp_deploy.bundle.fields import Count, Finite, Frozen
+from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
 from rnp_deploy.bundle.files import check_unchanged, confined, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
 from rnp_deploy.bundle.reading import MANIFEST_FILE, read_manifest
@@ -41,7 +41,7 @@ class EngineSetManifest(Frozen):
     """``engines.json``: what the engines are, and where they run.
 
     Attributes:
-        backend: ``"onnxruntime"``.
+        backend: What runs the engines.
         bundle_sha256: Of the bundle's ``manifest.json``, which lies beside as it was.
         fingerprint: What has to be the same where the engines run: name → value.
         plan: What is run, step by step; its pieces' files are engines.
@@ -50,11 +50,12 @@ class EngineSetManifest(Frozen):
             verified, and how many of them were the bundle's.
         max_deviation: Of the outputs from the bundle's: largest absolute error ÷ largest
             absolute output; None where it was not verified.
+        max_batch: The largest that an engine takes; None: any.
     """
 
     format_version: str
     producer: str
-    backend: Literal["onnxruntime"]
+    backend: Literal["onnxruntime", "tensorrt"]
     bundle_sha256: Sha256
     fingerprint: dict[str, str]
     plan: Plan
@@ -62,6 +63,7 @@ class EngineSetManifest(Frozen):
     decisions: Count = 0
     decisions_equal: Count = 0
     max_deviation: Finite | None = None
+    max_batch: Size | None = None
 
     @model_validator(mode="after")
     def _files_are_listed(self) -> EngineSetManifest:

@@ -1,0 +1,282 @@
+"""``rnp-build --backend tensorrt``: bundle → engine set of TensorRT or TensorRT-RTX."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnp_deploy import __version__
+from rnp_deploy.atomic import atomic_directory, check_output
+from rnp_deploy.bundle.engine_set import ENGINES_FILE, ENGINES_FORMAT, EngineSetManifest
+from rnp_deploy.bundle.manifest import FileManifest
+from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, read_manifest
+from rnp_deploy.bundle.signed_json import signed_text
+from rnp_deploy.canonical_json import canonical_sha256
+from rnp_deploy.engines.cuda_driver import CudaDevice, cuda_device
+from rnp_deploy.engines.engine_weights import BundleArrays
+from rnp_deploy.engines.trt_cache import PlanCache, cache_folder, plan_key
+from rnp_deploy.engines.trt_graph import PieceGraph, piece_graph
+from rnp_deploy.engines.trt_library import TensorRt, load_tensorrt
+from rnp_deploy.engines.trt_network import BuildOptions, compute_capabilities
+from rnp_deploy.engines.trt_plan import PieceSource, piece_sources, tensorrt_plan, with_files
+from rnp_deploy.engines.trt_workers import BuildTask, build_all, peak_bytes
+from rnp_deploy.errors import DeviceError, InputError, IntegrityError, OutputError
+from rnp_deploy.hashing import file_sha256
+from rnp_deploy.memory import available_bytes
+from rnp_deploy.progress import Progress, no_progress
+
+__all__ = ["BuildOutlook", "build_outlook", "build_tensorrt_set"]
+
+TIMING_FILE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class BuildOutlook:
+    """What a build would do; bytes.
+
+    Attributes:
+        library: TensorRT's name and version.
+        pieces: Of the bundle's plan.
+        engines: Different ones.
+        cached: Of these, built already.
+        weight_bytes: Of the engines that are to be built, about what they will take on disk.
+        peak_bytes: Memory by estimate.
+        workers: Processes.
+        cache: The cache's folder.
+    """
+
+    library: str
+    pieces: int
+    engines: int
+    cached: int
+    weight_bytes: int
+    peak_bytes: int
+    workers: int
+    cache: str
+
+
+def build_tensorrt_set(
+    bundle: Bundle,
+    path: str | Path,
+    overwrite: bool = False,
+    *,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 - frozen
+    flavor: str = "auto",
+    workers: int | None = None,
+    memory_bytes: int | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> EngineSetManifest:
+    """Build every branch and every agent step, and write them as an engine set.
+
+    Plans go into a cache as they are built. A build that was stopped is taken up where it
+    was, and the same piece is built once. The set appears whole under ``path`` or not at all.
+
+    Args:
+        bundle: Verified.
+        path: The directory to write.
+        overwrite: Whether an earlier engine set at ``path`` may be replaced.
+        options: Of all engines.
+        flavor: ``"tensorrt"``, ``"rtx"``, or ``"auto"``: TensorRT where it is installed.
+        workers: Processes that build; None: one per core for TensorRT-RTX, and one for
+            TensorRT, whose measurements would disturb each other. More than one import the
+            main module, which must not build when it is imported.
+        memory_bytes: What builds may take together; None: half of what is free.
+        cache_dir: Where plans are kept; ``""``: nowhere; None: ``$RNP_CACHE_DIR``, or
+            this user's cache directory.
+        progress: Told of engines built.
+
+    Raises:
+        OutputExistsError, InputError, OutputError: As :func:`rnp_deploy.atomic.atomic_directory`;
+            also for options that do not fit, and a disk that is full.
+        MissingRuntimeError: TensorRT is not installed.
+        DeviceError: TensorRT needs a GPU, and there is none.
+        EngineError: A piece cannot be built; it is named.
+        IntegrityError: The bundle was changed meanwhile.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite, marker=ENGINES_FILE)
+    with _cache(cache_dir) as cache:
+        build = _prepared(bundle, cache, flavor, options, progress)
+        count, memory = build.limits(workers, memory_bytes)
+        missing = build.missing()
+        total, done = len(set(build.keys)), len(set(build.keys)) - len(missing)
+        for _ in build_all(build.tasks(missing), count, memory):
+            done += 1
+            progress("building engines", done, total)
+        return _write_set(build, path, overwrite)
+
+
+def build_outlook(
+    bundle: Bundle,
+    *,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 - frozen
+    flavor: str = "auto",
+    workers: int | None = None,
+    memory_bytes: int | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> BuildOutlook:
+    """Tell what :func:`build_tensorrt_set` would do; nothing is written. Arguments and errors as there."""
+    with _cache(cache_dir) as cache:
+        build = _prepared(bundle, cache, flavor, options, progress)
+        count, memory = build.limits(workers, memory_bytes)
+        missing = build.missing()
+        needed = sorted((peak_bytes(build.sizes[i]) for i in missing), reverse=True)[:count]
+        return BuildOutlook(
+            library=build.library.name,
+            pieces=len(build.keys),
+            engines=len(set(build.keys)),
+            cached=len(set(build.keys)) - len(missing),
+            weight_bytes=sum(build.sizes[i] for i in missing),
+            peak_bytes=min(sum(needed), max([memory, *needed[:1]])) if needed else 0,
+            workers=count,
+            cache=str(cache.folder) if cache_dir != "" else "",
+        )
+
+
+@dataclass(frozen=True)
+class _Build:
+    """What is to be built, with keys and graph sizes (bytes) in the order of the sources."""
+
+    bundle: Bundle
+    library: TensorRt
+    device: CudaDevice | None
+    options: BuildOptions
+    cache: PlanCache
+    arrays: BundleArrays
+    sources: list[PieceSource]
+    keys: list[str]
+    sizes: list[int]
+
+    @property
+    def timed_on(self) -> str | None:
+        """The key of the timing cache; TensorRT-RTX has none, it times nothing."""
+        return None if self.library.flavor == "rtx" else canonical_sha256(self._place(), without="")
+
+    def missing(self) -> list[int]:
+        """The first source of each key that the cache lacks, the largest first, so that none is late."""
+        first = {key: i for i, key in reversed(list(enumerate(self.keys)))}
+        wanted = [i for key, i in first.items() if not self.cache.holds(key)]
+        return sorted(wanted, key=lambda i: (-self.sizes[i], i))
+
+    def graph(self, i: int) -> PieceGraph:
+        source = self.sources[i]
+        return piece_graph(
+            self.bundle, self.arrays, source.file, source.where, source.inputs, source.outputs
+        )
+
+    def tasks(self, wanted: list[int]) -> Iterator[BuildTask]:
+        for i in wanted:
+            yield BuildTask(
+                self.graph(i), self.options, self.library.flavor, self.keys[i], self.cache.folder, self.timed_on
+            )
+
+    def limits(self, workers: int | None, memory_bytes: int | None) -> tuple[int, int]:
+        """Processes and bytes."""
+        default = (os.cpu_count() or 1) if self.library.flavor == "rtx" else 1
+        return workers or default, memory_bytes or available_bytes() // 2
+
+    def settings(self) -> dict[str, object]:
+        """All but the graph that decides a plan."""
+        return {**self._place(), "options": dataclasses.asdict(self.options)}
+
+    def _place(self) -> dict[str, object]:
+        return dict(place(self.library, self.device, self.options))
+
+
+def place(library: TensorRt, device: CudaDevice | None, options: BuildOptions) -> dict[str, str]:
+    """What has to be the same where engines run."""
+    fits = {"flavor": library.flavor, "tensorrt": library.version, "machine": platform.machine()}
+    if device is None:
+        return fits | {"compute_capabilities": " ".join(options.compute_capabilities) or "8.0 8.6 8.9 12.0+"}
+    return fits | {
+        "system": platform.system(),
+        "gpu": device.name,
+        "compute_capability": device.compute_capability,
+        "multiprocessors": str(device.multiprocessors),
+    }
+
+
+def _prepared(
+    bundle: Bundle, cache: PlanCache, flavor: str, options: BuildOptions, progress: Progress
+) -> _Build:
+    if not 1 <= options.opt_batch <= options.max_batch:
+        raise InputError(f"opt_batch {options.opt_batch} is not between 1 and max_batch {options.max_batch}")
+    library = load_tensorrt(flavor)
+    known = compute_capabilities(library)
+    unknown = [name for name in options.compute_capabilities if name not in known]
+    if unknown:
+        raise InputError(
+            f"{library.name} builds for no compute capability {unknown[0]}; it knows {', '.join(known)}"
+            if library.flavor == "rtx"
+            else "compute capabilities are chosen for TensorRT-RTX alone; TensorRT builds for the GPU that is here"
+        )
+    device = None if library.flavor == "rtx" else cuda_device()
+    build = _Build(
+        bundle, library, device, options, cache, BundleArrays(bundle), piece_sources(bundle.manifest), [], []
+    )
+    settings = build.settings()
+    for i in range(len(build.sources)):
+        graph = build.graph(i)
+        build.keys.append(plan_key(graph, settings))
+        build.sizes.append(len(graph.onnx))
+        progress("reading graphs", i + 1, len(build.sources))
+    return build
+
+
+@contextlib.contextmanager
+def _cache(folder: str | Path | None) -> Iterator[PlanCache]:
+    if folder == "":
+        with tempfile.TemporaryDirectory(prefix="rnp-deploy-") as temporary:
+            yield PlanCache(Path(temporary))
+    else:
+        yield PlanCache(cache_folder() if folder is None else Path(folder).expanduser())
+
+
+def _write_set(build: _Build, path: Path, overwrite: bool) -> EngineSetManifest:
+    bundle, cache = build.bundle, build.cache
+    plan, engine_files = with_files(tensorrt_plan(bundle.manifest), build.keys)
+    _check_space(path, sum(cache.size(key) for key in engine_files))
+    with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
+        shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
+        files = [cache.copy_to(key, folder / file, file) for key, file in engine_files.items()]
+        if build.timed_on is not None:
+            shutil.copyfile(cache.timing_file(build.timed_on), folder / TIMING_FILE)
+            files.append(_described(folder, TIMING_FILE))
+        bundle.check_unchanged()
+        if read_manifest(folder) != bundle.manifest:
+            raise IntegrityError(f"{bundle.path / MANIFEST_FILE} was replaced after loading; load it again")
+        engines = EngineSetManifest(
+            format_version=ENGINES_FORMAT.version,
+            producer=f"rnp-deploy {__version__}",
+            backend="tensorrt",
+            bundle_sha256=file_sha256(folder / MANIFEST_FILE),
+            fingerprint=place(build.library, build.device, build.options),
+            plan=plan,
+            files=tuple(sorted(files, key=lambda file: file.path)),
+            max_batch=build.options.max_batch,
+        )
+        (folder / ENGINES_FILE).write_text(signed_text(engines, ENGINES_FORMAT), encoding="utf-8")
+    return engines
+
+
+def _described(folder: Path, path: str) -> FileManifest:
+    file = folder / path
+    return FileManifest(path=path, bytes=file.stat().st_size, sha256=file_sha256(file))
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < needed:
+        raise OutputError(
+            f"{path} needs {needed / 1e6:.0f} MB and {path.absolute().parent} has {free / 1e6:.0f} MB free; free some "
+            "space or choose another place (what is built is kept in the cache)"
+        )

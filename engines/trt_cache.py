@@ -1,0 +1,152 @@
+"""Plans that were built already, by what they were built from; and TensorRT's timing caches."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rnp_deploy.bundle.fields import Count, Frozen
+from rnp_deploy.bundle.manifest import FileManifest, Sha256
+from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, read_json_bytes
+from rnp_deploy.engines.trt_graph import PieceGraph
+from rnp_deploy.errors import OutputError
+from rnp_deploy.hashing import file_sha256
+
+__all__ = ["PlanCache", "cache_folder", "plan_key"]
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "RNP_CACHE_DIR"
+#: Goes up when plans are built in another way, so that those in caches are not taken.
+_GENERATION = 1
+
+
+class _Entry(Frozen):
+    """The sidecar of a plan."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+def cache_folder() -> Path:
+    """Where plans lie if nothing else is said: ``$RNP_CACHE_DIR``, or this user's cache directory."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rnp-deploy"
+
+
+def plan_key(graph: PieceGraph, settings: Mapping[str, object]) -> str:
+    """The sha256 of all that decides a plan.
+
+    Args:
+        graph: With its weights.
+        settings: Builder options, TensorRT, system and device: JSON values.
+    """
+    edges = [[[e.name, list(e.shape), e.dtype, e.channels_last] for e in es] for es in (graph.inputs, graph.outputs)]
+    parts = {**settings, "edges": edges, "graph": hashlib.sha256(graph.onnx).hexdigest(), "generation": _GENERATION}
+    return canonical_sha256(parts, without="")
+
+
+class PlanCache:
+    """Plans by key in a folder: ``plans/ab/abcd….engine``, and its size and hash beside it in ``.json``.
+
+    Several processes may use one at a time.
+
+    Args:
+        folder: Made where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def holds(self, key: str) -> bool:
+        """Whether a plan is there, whole."""
+        try:
+            raw = parse_json(read_json_bytes(self._file(key, ".json")))
+            entry = _Entry.model_validate(raw)
+            whole = file_sha256(self._file(key, ".engine")) == entry.sha256
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            logger.warning("%s is damaged; it is built again", self._file(key, ".engine"))
+        return whole
+
+    def store(self, key: str, plan: bytes) -> None:
+        """Keep a plan; raises OutputError where the disk is full or the folder cannot be written."""
+        entry = _Entry(sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan))
+        self._write(self._file(key, ".engine"), plan)
+        self._write(self._file(key, ".json"), dump_json(entry.model_dump()).encode())
+
+    def copy_to(self, key: str, file: Path, path: str) -> FileManifest:
+        """Copy a plan that is there.
+
+        Args:
+            key: Of the plan.
+            file: To write.
+            path: What it is called in the set.
+
+        Returns:
+            What was written, hashed.
+
+        Raises:
+            OSError: It cannot be read or written.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._file(key, ".engine"), file)
+        return FileManifest(path=path, bytes=file.stat().st_size, sha256=file_sha256(file))
+
+    def size(self, key: str) -> int:
+        """Bytes of a plan that is there."""
+        return self._file(key, ".engine").stat().st_size
+
+    def timings(self, device_key: str) -> bytes:
+        """The timing cache of a device and version; empty where there is none yet."""
+        try:
+            return self.timing_file(device_key).read_bytes()
+        except OSError:
+            return b""
+
+    def timing_file(self, device_key: str) -> Path:
+        """Where it lies."""
+        return self.folder / f"timing-{device_key[:24]}.cache"
+
+    def store_timings(self, device_key: str, timing: bytes) -> None:
+        """Replace it; raises OutputError."""
+        self._write(self.timing_file(device_key), timing)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time; where the system has no such locks, the last to write wins."""
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with (self.folder / "lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def _file(self, key: str, suffix: str) -> Path:
+        return self.folder / "plans" / key[:2] / f"{key}{suffix}"
+
+    def _write(self, file: Path, data: bytes) -> None:
+        partial = file.parent / f".{file.name}.partial-{secrets.token_hex(4)}"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(file)
+        except OSError as err:
+            partial.unlink(missing_ok=True)
+            raise OutputError(
+                f"{file.parent} cannot take a plan of {len(data) / 1e6:.1f} MB: {err}; free some space, or pass "
+                "--cache-dir with another folder"
+            ) from err

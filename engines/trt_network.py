@@ -1,0 +1,202 @@
+"""One piece → one TensorRT plan: parse, configure, build, and read back what came out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx
+
+from rnp_deploy.engines.trt_graph import Edge, PieceGraph
+from rnp_deploy.engines.trt_library import TensorRt, said_by, tensorrt_logger
+from rnp_deploy.errors import EngineError
+
+__all__ = ["BuildOptions", "compute_capabilities", "plan_from_graph"]
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int32": "INT32", "int64": "INT64"}
+#: Libraries beside TensorRT whose kernels it may take; those of TensorRT 10 and later need none.
+_EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What all engines of a set are built with.
+
+    Attributes:
+        max_batch: The largest batch that an engine takes.
+        opt_batch: The batch whose time is made short.
+        workspace_bytes: Scratch memory that a kernel may ask for.
+        external_tactics: Whether kernels of cuBLAS and cuDNN may be taken, where TensorRT knows them.
+        compute_capabilities: What TensorRT-RTX builds for, as ``"8.6"``; empty: its own choice.
+    """
+
+    max_batch: int = 8
+    opt_batch: int = 1
+    workspace_bytes: int = 2**30
+    external_tactics: bool = True
+    compute_capabilities: tuple[str, ...] = ()
+
+
+def plan_from_graph(
+    library: TensorRt, graph: PieceGraph, options: BuildOptions, timing: bytes | None
+) -> tuple[bytes, bytes | None]:
+    """Build one engine.
+
+    Full TensorRT needs a GPU, TensorRT-RTX does not. Types are those of the ONNX where the
+    library is strongly typed; TensorRT 8 is told which ones it may take. TF32 is off, so that
+    fp32 means the same as on the CPU.
+
+    Args:
+        library: Loaded.
+        graph: Of the piece.
+        options: Checked.
+        timing: A timing cache, maybe of another device or empty; None: use none.
+
+    Returns:
+        The serialised plan, and the timing cache with what was measured now.
+
+    Raises:
+        EngineError: An operator is not supported, or the engine is not what was asked for;
+            the message names the piece.
+    """
+    trt, builder = library.module, _builder(library)
+    _check_supported(library, graph)
+    network = builder.create_network(_network_flags(library))
+    _parse(library, network, graph)
+    _set_formats(trt, network, graph)
+    config = _config(library, builder, graph, options)
+    if timing is not None:
+        _use_timings(library, config, timing)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{graph.where}: {library.name} cannot build it: {said_by(library)}")
+    _check_network(library, network, graph)
+    measured = config.get_timing_cache() if timing is not None else None
+    return bytes(plan), None if measured is None else bytes(measured.serialize())
+
+
+@cache
+def _builder(library: TensorRt) -> Any:
+    """One a process: it holds the library's tables of kernels."""
+    builder = library.module.Builder(tensorrt_logger(library))
+    if builder is None:
+        raise EngineError(f"{library.name} cannot make a builder: {said_by(library)}")
+    return builder
+
+
+def _network_flags(library: TensorRt) -> int:
+    known = library.module.NetworkDefinitionCreationFlag
+    return 1 << int(known.STRONGLY_TYPED if library.strongly_typed else known.EXPLICIT_BATCH)
+
+
+def _check_supported(library: TensorRt, graph: PieceGraph) -> None:
+    """Of types: whether this version knows them at all."""
+    unknown = [name for name in graph.dtypes if not hasattr(library.module.DataType, _DTYPES.get(name, "FLOAT"))]
+    if unknown:
+        raise EngineError(
+            f"{graph.where}: {library.name} has no {unknown[0]}; export the bundle with --precision fp16 or fp32"
+        )
+
+
+def _parse(library: TensorRt, network: Any, graph: PieceGraph) -> None:
+    parser = library.module.OnnxParser(network, tensorrt_logger(library))
+    if parser.parse(graph.onnx):
+        return
+    nodes = onnx.ModelProto.FromString(graph.onnx).graph.node
+    errors = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        index = error.node()
+        node = f"node {nodes[index].name!r} ({nodes[index].op_type}): " if 0 <= index < len(nodes) else ""
+        errors.append(node + " ".join(str(error.desc()).split()))
+    raise EngineError(
+        f"{graph.where}: {library.name} cannot take {'; '.join(errors) or said_by(library)}; "
+        "exclude the layer from pruning, export with another --opset, or load the bundle with another backend"
+    )
+
+
+def _set_formats(trt: Any, network: Any, graph: PieceGraph) -> None:
+    for edge, tensor in _edges_of(network, graph):
+        tensor.allowed_formats = _format_mask(trt, edge)
+
+
+def _format_mask(trt: Any, edge: Edge) -> int:
+    return 1 << int(trt.TensorFormat.HWC8 if edge.channels_last else trt.TensorFormat.LINEAR)
+
+
+def _edges_of(network: Any, graph: PieceGraph) -> list[tuple[Edge, Any]]:
+    """Each edge and the network's tensor of that name; raises EngineError where the names differ."""
+    pairs = []
+    for edges, count, get in (
+        (graph.inputs, network.num_inputs, network.get_input),
+        (graph.outputs, network.num_outputs, network.get_output),
+    ):
+        tensors = {tensor.name: tensor for tensor in (get(i) for i in range(count))}
+        if set(tensors) != {edge.name for edge in edges}:
+            raise EngineError(
+                f"{graph.where}: the network has {sorted(tensors)} where the graph has "
+                f"{sorted(edge.name for edge in edges)}; this is a bug of rnp-build"
+            )
+        pairs += [(edge, tensors[edge.name]) for edge in edges]
+    return pairs
+
+
+def _config(library: TensorRt, builder: Any, graph: PieceGraph, options: BuildOptions) -> Any:
+    trt, config = library.module, builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if not library.strongly_typed:
+        for name, flag in (("float16", "FP16"), ("int8", "INT8")):
+            if name in graph.dtypes:
+                config.set_flag(getattr(trt.BuilderFlag, flag))
+    if hasattr(config, "max_aux_streams"):
+        config.max_aux_streams = 0  # one stream runs everything, and is recorded
+    if not options.external_tactics:
+        outside = [getattr(trt.TacticSource, name, None) for name in _EXTERNAL_TACTICS]
+        mask = sum(1 << int(source) for source in outside if source is not None)
+        config.set_tactic_sources(config.get_tactic_sources() & ~mask)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.compute_capabilities:
+        known = compute_capabilities(library)
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for i, name in enumerate(options.compute_capabilities):
+            config.set_compute_capability(known[name], i)
+    profile = builder.create_optimization_profile()
+    for edge in graph.inputs:
+        batches = (1, options.opt_batch, options.max_batch)
+        profile.set_shape(edge.name, *((batch, *edge.shape) for batch in batches))
+    config.add_optimization_profile(profile)
+    return config
+
+
+def compute_capabilities(library: TensorRt) -> Mapping[str, Any]:
+    """What TensorRT-RTX can build for: ``"8.6"`` → its own value."""
+    known = getattr(library.module, "ComputeCapability", None)
+    names = {} if known is None else dict(known.__members__)
+    return {f"{name[2:-1]}.{name[-1]}": value for name, value in names.items() if name.startswith("SM")}
+
+
+def _use_timings(library: TensorRt, config: Any, timing: bytes) -> None:
+    """Start from earlier measurements; those of another device or version are left, with a warning."""
+    cache = config.create_timing_cache(timing)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        logger.warning("the timing cache is of another device or version of TensorRT; kernels are timed again")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _check_network(library: TensorRt, network: Any, graph: PieceGraph) -> None:
+    """Refuse a network whose inputs and outputs are not what was asked for."""
+    trt = library.module
+    for edge, tensor in _edges_of(network, graph):
+        asked = (_DTYPES[edge.dtype], (-1, *edge.shape), _format_mask(trt, edge))
+        got = (tensor.dtype.name, tuple(tensor.shape), int(tensor.allowed_formats))
+        if got != asked:
+            raise EngineError(
+                f"{graph.where}: {edge.name!r} became {got} and not {asked} (type, shape, formats) in "
+                f"{library.name}; load the bundle with another backend"
+            )
