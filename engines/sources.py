@@ -13,15 +13,13 @@ from pathlib import Path
 from rnp_deploy.bundle.engine_set import (
     LATENCY_FILE,
     EngineSet,
-    check_fingerprint,
     is_engine_set,
     open_engine_set,
 )
-from rnp_deploy.bundle.files import verified
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, open_bundle
 from rnp_deploy.canonical_json import canonical_sha256
-from rnp_deploy.engines.fingerprint import fingerprint
+from rnp_deploy.engines.fingerprint import check_fits, fingerprint
 from rnp_deploy.errors import BundleError, EngineSetMismatchError, RnpError
 from rnp_deploy.hashing import file_sha256
 from rnp_deploy.latency import LatencyCurve, read_latency_curve
@@ -55,13 +53,13 @@ def open_source(path: str | Path, cache_dir: str | Path | None = None) -> Source
 
     Raises:
         BundleError: As :func:`open_bundle` and :func:`open_engine_set`.
-        EngineSetMismatchError: An engine set that was built for something else.
-        MissingRuntimeError: onnxruntime is not installed.
+        EngineSetMismatchError: An engine set that was built for something else, or needs a GPU.
+        MissingRuntimeError: onnxruntime, or the TensorRT of the engine set, is not installed.
     """
     path = Path(path)
     if is_engine_set(path):
         engine_set = open_engine_set(path)
-        check_fingerprint(path, engine_set.engines, fingerprint())
+        check_fits(path, engine_set.engines)
         return _of(engine_set)
     bundle = open_bundle(path)
     folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else str(cache_dir)
@@ -115,10 +113,8 @@ def _opened(target: Path, manifest_hash: str) -> EngineSet | None:
         return None
     try:
         engine_set = open_engine_set(target)
-        check_fingerprint(target, engine_set.engines, fingerprint())
-        for file in engine_set.engines.files:
-            if file.path not in engine_set.on_disk:
-                verified(target, file, read=False)
+        check_fits(target, engine_set.engines)
+        engine_set.check_engines()
     except (BundleError, EngineSetMismatchError) as err:
         logger.warning("a cached engine set is built again: %s", err)
         return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from rnp_deploy.canonical_json import canonical_sha256
 from rnp_deploy.engines.cuda_driver import CudaDevice, cuda_device
 from rnp_deploy.engines.engine_weights import BundleArrays
 from rnp_deploy.engines.trt_cache import PlanCache, cache_folder, plan_key
+from rnp_deploy.engines.trt_fingerprint import environment, tensorrt_fingerprint
 from rnp_deploy.engines.trt_graph import PieceGraph, piece_graph
 from rnp_deploy.engines.trt_library import TensorRt, load_tensorrt
 from rnp_deploy.engines.trt_network import BuildOptions, compute_capabilities
@@ -35,6 +36,7 @@ from rnp_deploy.progress import Progress, no_progress
 __all__ = ["BuildOutlook", "build_outlook", "build_tensorrt_set"]
 
 TIMING_FILE = "timing.cache"
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,14 @@ def build_tensorrt_set(
     check_output(path, overwrite=overwrite, marker=ENGINES_FILE)
     with _cache(cache_dir) as cache:
         build = _prepared(bundle, cache, flavor, options, progress)
-        count, memory = build.limits(workers, memory_bytes)
-        missing = build.missing()
-        total, done = len(set(build.keys)), len(set(build.keys)) - len(missing)
-        for _ in build_all(build.tasks(missing), count, memory):
-            done += 1
-            progress("building engines", done, total)
-        return _write_set(build, path, overwrite)
+        limits = build.limits(workers, memory_bytes)
+
+        def fill_cache(missing: list[int]) -> None:
+            for done, _ in enumerate(build_all(build.tasks(missing), *limits), start=1):
+                progress("building engines", done, len(missing))
+
+        fill_cache(build.missing())
+        return _write_set(build, path, overwrite, fill_cache)
 
 
 def build_outlook(
@@ -169,14 +172,17 @@ class _Build:
 
     def graph(self, i: int) -> PieceGraph:
         source = self.sources[i]
-        return piece_graph(
-            self.bundle, self.arrays, source.file, source.where, source.inputs, source.outputs
-        )
+        return piece_graph(self.bundle, self.arrays, source.file, source.where, source.inputs, source.outputs)
 
     def tasks(self, wanted: list[int]) -> Iterator[BuildTask]:
         for i in wanted:
             yield BuildTask(
-                self.graph(i), self.options, self.library.flavor, self.keys[i], self.cache.folder, self.timed_on
+                self.graph(i),
+                self.options,
+                self.library.flavor,
+                self.keys[i],
+                self.cache.folder,
+                self.timed_on,
             )
 
     def limits(self, workers: int | None, memory_bytes: int | None) -> tuple[int, int]:
@@ -188,21 +194,11 @@ class _Build:
         """All but the graph that decides a plan."""
         return {**self._place(), "options": dataclasses.asdict(self.options)}
 
+    def fingerprint(self) -> dict[str, str]:
+        return tensorrt_fingerprint(self.library, self.device, self.options.compute_capabilities)
+
     def _place(self) -> dict[str, object]:
-        return dict(place(self.library, self.device, self.options))
-
-
-def place(library: TensorRt, device: CudaDevice | None, options: BuildOptions) -> dict[str, str]:
-    """What has to be the same where engines run."""
-    fits = {"flavor": library.flavor, "tensorrt": library.version, "machine": platform.machine()}
-    if device is None:
-        return fits | {"compute_capabilities": " ".join(options.compute_capabilities) or "8.0 8.6 8.9 12.0+"}
-    return fits | {
-        "system": platform.system(),
-        "gpu": device.name,
-        "compute_capability": device.compute_capability,
-        "multiprocessors": str(device.multiprocessors),
-    }
+        return dict(self.fingerprint())
 
 
 def _prepared(
@@ -224,11 +220,17 @@ def _prepared(
         bundle, library, device, options, cache, BundleArrays(bundle), piece_sources(bundle.manifest), [], []
     )
     settings = build.settings()
-    for i in range(len(build.sources)):
+
+    def measured(i: int) -> tuple[str, int]:
         graph = build.graph(i)
-        build.keys.append(plan_key(graph, settings))
-        build.sizes.append(len(graph.onnx))
-        progress("reading graphs", i + 1, len(build.sources))
+        return plan_key(graph, settings), len(graph.onnx)
+
+    total = len(build.sources)
+    with ThreadPoolExecutor(_THREADS) as threads:  # hashing leaves Python's lock
+        for i, (key, size) in enumerate(threads.map(measured, range(total)), start=1):
+            build.keys.append(key)
+            build.sizes.append(size)
+            progress("reading graphs", i, total)
     return build
 
 
@@ -241,13 +243,15 @@ def _cache(folder: str | Path | None) -> Iterator[PlanCache]:
         yield PlanCache(cache_folder() if folder is None else Path(folder).expanduser())
 
 
-def _write_set(build: _Build, path: Path, overwrite: bool) -> EngineSetManifest:
+def _write_set(
+    build: _Build, path: Path, overwrite: bool, fill_cache: Callable[[list[int]], None]
+) -> EngineSetManifest:
     bundle, cache = build.bundle, build.cache
     plan, engine_files = with_files(tensorrt_plan(bundle.manifest), build.keys)
     _check_space(path, sum(cache.size(key) for key in engine_files))
     with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
         shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
-        files = [cache.copy_to(key, folder / file, file) for key, file in engine_files.items()]
+        files = _copied(build, engine_files, folder, fill_cache)
         if build.timed_on is not None:
             shutil.copyfile(cache.timing_file(build.timed_on), folder / TIMING_FILE)
             files.append(_described(folder, TIMING_FILE))
@@ -259,13 +263,32 @@ def _write_set(build: _Build, path: Path, overwrite: bool) -> EngineSetManifest:
             producer=f"rnp-deploy {__version__}",
             backend="tensorrt",
             bundle_sha256=file_sha256(folder / MANIFEST_FILE),
-            fingerprint=place(build.library, build.device, build.options),
+            fingerprint=build.fingerprint(),
+            environment=environment(build.library, build.device),
+            build_options={name: str(value) for name, value in dataclasses.asdict(build.options).items()},
+            max_batch=build.options.max_batch,
             plan=plan,
             files=tuple(sorted(files, key=lambda file: file.path)),
-            max_batch=build.options.max_batch,
         )
         (folder / ENGINES_FILE).write_text(signed_text(engines, ENGINES_FORMAT), encoding="utf-8")
     return engines
+
+
+def _copied(
+    build: _Build, engine_files: Mapping[str, str], folder: Path, fill_cache: Callable[[list[int]], None]
+) -> list[FileManifest]:
+    """Copy plans out of the cache; what turns out to be damaged there is built again."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        copies = threads.map(
+            lambda item: build.cache.copy_to(item[0], folder / item[1], item[1]), engine_files.items()
+        )
+        files = dict(zip(engine_files, copies, strict=True))
+    damaged = [key for key, file in files.items() if file is None]
+    if damaged:
+        fill_cache([build.keys.index(key) for key in damaged])
+        again = {key: engine_files[key] for key in damaged}
+        return [f for f in files.values() if f] + _copied(build, again, folder, fill_cache)
+    return [file for file in files.values() if file]
 
 
 def _described(folder: Path, path: str) -> FileManifest:

@@ -49,8 +49,16 @@ def plan_key(graph: PieceGraph, settings: Mapping[str, object]) -> str:
         graph: With its weights.
         settings: Builder options, TensorRT, system and device: JSON values.
     """
-    edges = [[[e.name, list(e.shape), e.dtype, e.channels_last] for e in es] for es in (graph.inputs, graph.outputs)]
-    parts = {**settings, "edges": edges, "graph": hashlib.sha256(graph.onnx).hexdigest(), "generation": _GENERATION}
+    edges = [
+        [[e.name, list(e.shape), e.dtype, e.channels_last] for e in es]
+        for es in (graph.inputs, graph.outputs)
+    ]
+    parts = {
+        **settings,
+        "edges": edges,
+        "graph": hashlib.sha256(graph.onnx).hexdigest(),
+        "generation": _GENERATION,
+    }
     return canonical_sha256(parts, without="")
 
 
@@ -67,18 +75,11 @@ class PlanCache:
         self.folder = folder
 
     def holds(self, key: str) -> bool:
-        """Whether a plan is there, whole."""
+        """Whether a plan is there, by its size; :meth:`copy_to` looks at every byte."""
         try:
-            raw = parse_json(read_json_bytes(self._file(key, ".json")))
-            entry = _Entry.model_validate(raw)
-            whole = file_sha256(self._file(key, ".engine")) == entry.sha256
-        except FileNotFoundError:
-            return False
+            return self._file(key, ".engine").stat().st_size == self._entry(key).bytes
         except (OSError, ValueError):
-            whole = False
-        if not whole:
-            logger.warning("%s is damaged; it is built again", self._file(key, ".engine"))
-        return whole
+            return False
 
     def store(self, key: str, plan: bytes) -> None:
         """Keep a plan; raises OutputError where the disk is full or the folder cannot be written."""
@@ -86,7 +87,7 @@ class PlanCache:
         self._write(self._file(key, ".engine"), plan)
         self._write(self._file(key, ".json"), dump_json(entry.model_dump()).encode())
 
-    def copy_to(self, key: str, file: Path, path: str) -> FileManifest:
+    def copy_to(self, key: str, file: Path, path: str) -> FileManifest | None:
         """Copy a plan that is there.
 
         Args:
@@ -95,14 +96,18 @@ class PlanCache:
             path: What it is called in the set.
 
         Returns:
-            What was written, hashed.
+            What was written, hashed; None where it is damaged, and has to be built again.
 
         Raises:
             OSError: It cannot be read or written.
         """
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._file(key, ".engine"), file)
-        return FileManifest(path=path, bytes=file.stat().st_size, sha256=file_sha256(file))
+        copied = FileManifest(path=path, bytes=file.stat().st_size, sha256=file_sha256(file))
+        if (copied.bytes, copied.sha256) == (self._entry(key).bytes, self._entry(key).sha256):
+            return copied
+        logger.warning("%s is damaged; it is built again", self._file(key, ".engine"))
+        return None
 
     def size(self, key: str) -> int:
         """Bytes of a plan that is there."""
@@ -134,6 +139,9 @@ class PlanCache:
         with (self.folder / "lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+    def _entry(self, key: str) -> _Entry:
+        return _Entry.model_validate(parse_json(read_json_bytes(self._file(key, ".json"))))
 
     def _file(self, key: str, suffix: str) -> Path:
         return self.folder / "plans" / key[:2] / f"{key}{suffix}"

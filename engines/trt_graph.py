@@ -104,7 +104,9 @@ def piece_graph(
     used = {name: weights[name] for node in made.graph.node for name in node.input if name in weights}
     size = sum(array.nbytes for _, array in used.values())
     if size > _MOST_BYTES:
-        raise EngineError(f"{where}: its weights take {size / 1e9:.1f} GB; TensorRT's parser reads up to 2.1 GB")
+        raise EngineError(
+            f"{where}: its weights take {size / 1e9:.1f} GB; TensorRT's parser reads up to 2.1 GB"
+        )
     for name, (kind, array) in used.items():
         made.graph.initializer.add(name=name, data_type=kind, dims=array.shape, raw_data=array.tobytes())
     kinds = {kind for kind, _ in used.values()}

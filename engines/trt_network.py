@@ -96,7 +96,9 @@ def _network_flags(library: TensorRt) -> int:
 
 def _check_supported(library: TensorRt, graph: PieceGraph) -> None:
     """Of types: whether this version knows them at all."""
-    unknown = [name for name in graph.dtypes if not hasattr(library.module.DataType, _DTYPES.get(name, "FLOAT"))]
+    unknown = [
+        name for name in graph.dtypes if not hasattr(library.module.DataType, _DTYPES.get(name, "FLOAT"))
+    ]
     if unknown:
         raise EngineError(
             f"{graph.where}: {library.name} has no {unknown[0]}; export the bundle with --precision fp16 or fp32"
@@ -185,7 +187,9 @@ def _use_timings(library: TensorRt, config: Any, timing: bytes) -> None:
     """Start from earlier measurements; those of another device or version are left, with a warning."""
     cache = config.create_timing_cache(timing)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        logger.warning("the timing cache is of another device or version of TensorRT; kernels are timed again")
+        logger.warning(
+            "the timing cache is of another device or version of TensorRT; kernels are timed again"
+        )
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 

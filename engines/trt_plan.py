@@ -52,7 +52,9 @@ def piece_sources(manifest: Manifest) -> list[PieceSource]:
         for piece in step.pieces:
             options = dict(zip(step.option_decisions, piece.options, strict=True))
             inputs, outputs = (
-                tuple(_edge(own, described[tensor], laid_out[tensor], options) for own, tensor in names.items())
+                tuple(
+                    _edge(own, described[tensor], laid_out[tensor], options) for own, tensor in names.items()
+                )
                 for names in (step.inputs, step.outputs)
             )
             chosen = f", options {' '.join(map(str, piece.options))}" if piece.options else ""

@@ -10,12 +10,11 @@ from rich.table import Table
 
 from rnp_deploy.bundle.engine_set import (
     LATENCY_FILE,
-    check_fingerprint,
     is_engine_set,
     open_engine_set,
     read_engines,
 )
-from rnp_deploy.bundle.files import sized, verified
+from rnp_deploy.bundle.files import sized
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import check_sizes, open_bundle, read_manifest
 from rnp_deploy.errors import EngineError, EngineSetMismatchError
@@ -60,28 +59,35 @@ def describe_engines(path: Path, *, check: bool) -> dict[str, Any]:
 
     ``fits_here`` is None where the runtime that would tell is not installed; ``why`` says more.
     """
-    engines = open_engine_set(path).engines if check else read_engines(path)
+    engines = read_engines(path)
+    if check:
+        open_engine_set(path).check_engines()
     for file in engines.files:
-        if check:
-            verified(path, file, read=False)
-        else:
-            sized(path, file)
+        sized(path, file)
     fits: bool | None = True
     why = None
     try:
-        from rnp_deploy.engines.fingerprint import fingerprint
+        from rnp_deploy.engines.fingerprint import check_fits
 
-        check_fingerprint(path, engines, fingerprint())
+        check_fits(path, engines)
     except EngineError as err:
         fits, why = (False if isinstance(err, EngineSetMismatchError) else None), str(err)
+    sizes = {file.path: file.bytes for file in engines.files}
     return {
         "format_version": engines.format_version,
         "producer": engines.producer,
         "backend": engines.backend,
         "fingerprint": engines.fingerprint,
+        "environment": engines.environment,
+        "build_options": engines.build_options,
         "fits_here": fits,
         "why": why,
         "engines": sum(len(step.pieces) for step in engines.plan.steps),
+        "engine_files": [
+            {"file": piece.file, "options": piece.options, "bytes": sizes[piece.file], "loads_here": fits}
+            for step in engines.plan.steps
+            for piece in step.pieces
+        ],
         "files": len(engines.files),
         "bytes": sum(file.bytes for file in engines.files),
         "in_place": sum(len(step.in_place) for step in engines.plan.steps),
@@ -98,7 +104,11 @@ def _engines_summary(report: dict[str, Any]) -> str:
     compared = (
         "not compared with the bundle" if deviation is None else f"within {deviation:.1e} of the bundle"
     )
-    fits = {True: "fits this machine", False: f"DOES NOT FIT: {report['why']}", None: report["why"]}
+    fits = {
+        True: "fits this machine: all of them will load here",
+        False: f"DOES NOT FIT, none of them will load here: {report['why']}",
+        None: f"cannot tell whether they will load here: {report['why']}",
+    }
     hashes = "all hashes are right" if report["checked"] else "hashes not checked (--check does)"
     return (
         f"engine set, format {report['format_version']}, by {report['producer']}, backend {report['backend']}: "

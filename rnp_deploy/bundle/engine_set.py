@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
 from rnp_deploy.bundle.files import check_unchanged, confined, file_identity, sized, verified
@@ -51,6 +51,8 @@ class EngineSetManifest(Frozen):
         max_deviation: Of the outputs from the bundle's: largest absolute error ÷ largest
             absolute output; None where it was not verified.
         max_batch: The largest that an engine takes; None: any.
+        build_options: What the engines were built with, name → value.
+        environment: Where they were built, name → value; never compared.
     """
 
     format_version: str
@@ -64,6 +66,8 @@ class EngineSetManifest(Frozen):
     decisions_equal: Count = 0
     max_deviation: Finite | None = None
     max_batch: Size | None = None
+    build_options: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _files_are_listed(self) -> EngineSetManifest:
@@ -97,6 +101,12 @@ class EngineSet:
         """The bytes of one engine, verified as they are read; raises IntegrityError."""
         file = next(file for file in self.engines.files if file.path == path)
         return verified(self.path, file, read=True)
+
+    def check_engines(self) -> None:
+        """Hash every engine; shared files were hashed when the set was opened. Raises IntegrityError."""
+        for file in self.engines.files:
+            if file.path not in self.on_disk:
+                verified(self.path, file, read=False)
 
     def check_unchanged(self) -> None:
         """Refuse shared files that were replaced after they were hashed; raises IntegrityError."""
