@@ -28,7 +28,7 @@ from rnp_deploy.engines.trt_library import TensorRt, load_tensorrt
 from rnp_deploy.engines.trt_network import BuildOptions, compute_capabilities
 from rnp_deploy.engines.trt_plan import PieceSource, piece_sources, tensorrt_plan, with_files
 from rnp_deploy.engines.trt_workers import BuildTask, build_all, peak_bytes
-from rnp_deploy.errors import DeviceError, InputError, IntegrityError, OutputError
+from rnp_deploy.errors import InputError, IntegrityError, OutputError
 from rnp_deploy.hashing import file_sha256
 from rnp_deploy.memory import available_bytes
 from rnp_deploy.progress import Progress, no_progress
@@ -87,9 +87,8 @@ def build_tensorrt_set(
         overwrite: Whether an earlier engine set at ``path`` may be replaced.
         options: Of all engines.
         flavor: ``"tensorrt"``, ``"rtx"``, or ``"auto"``: TensorRT where it is installed.
-        workers: Processes that build; None: one per core for TensorRT-RTX, and one for
-            TensorRT, whose measurements would disturb each other. More than one import the
-            main module, which must not build when it is imported.
+        workers: Engines built at once; None: one per core for TensorRT-RTX, and one for TensorRT,
+            whose measurements would disturb each other.
         memory_bytes: What builds may take together; None: half of what is free.
         cache_dir: Where plans are kept; ``""``: nowhere; None: ``$RNP_CACHE_DIR``, or
             this user's cache directory.
@@ -110,7 +109,8 @@ def build_tensorrt_set(
         limits = build.limits(workers, memory_bytes)
 
         def fill_cache(missing: list[int]) -> None:
-            for done, _ in enumerate(build_all(build.tasks(missing), *limits), start=1):
+            built = build_all(build.tasks(missing), build.library.flavor, cache, build.timed_on, limits)
+            for done, _ in enumerate(built, start=1):
                 progress("building engines", done, len(missing))
 
         fill_cache(build.missing())
@@ -176,14 +176,7 @@ class _Build:
 
     def tasks(self, wanted: list[int]) -> Iterator[BuildTask]:
         for i in wanted:
-            yield BuildTask(
-                self.graph(i),
-                self.options,
-                self.library.flavor,
-                self.keys[i],
-                self.cache.folder,
-                self.timed_on,
-            )
+            yield BuildTask(self.graph(i), self.options, self.keys[i])
 
     def limits(self, workers: int | None, memory_bytes: int | None) -> tuple[int, int]:
         """Processes and bytes."""

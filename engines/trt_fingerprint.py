@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import re
@@ -113,9 +114,7 @@ def _cuda_of(library: TensorRt) -> int | None:
     """The major CUDA version that a package from PyPI was made for; None: another kind of installation."""
     stem = "tensorrt_rtx" if library.flavor == "rtx" else "tensorrt"
     for major in range(11, 20):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             if importlib.metadata.version(f"{stem}_cu{major}_bindings") == library.version:
                 return major
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return None

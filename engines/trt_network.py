@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -43,7 +43,7 @@ class BuildOptions:
 
 
 def plan_from_graph(
-    library: TensorRt, graph: PieceGraph, options: BuildOptions, timing: bytes | None
+    library: TensorRt, graph: PieceGraph, options: BuildOptions, timings: Sequence[bytes] | None
 ) -> tuple[bytes, bytes | None]:
     """Build one engine.
 
@@ -55,7 +55,7 @@ def plan_from_graph(
         library: Loaded.
         graph: Of the piece.
         options: Checked.
-        timing: A timing cache, maybe of another device or empty; None: use none.
+        timings: Timing caches, empty ones and some of other devices among them; None: use none.
 
     Returns:
         The serialised plan, and the timing cache with what was measured now.
@@ -67,16 +67,17 @@ def plan_from_graph(
     trt, builder = library.module, _builder(library)
     _check_supported(library, graph)
     network = builder.create_network(_network_flags(library))
+    network.name = "piece"  # else it is called by a running number, and the plan differs
     _parse(library, network, graph)
     _set_formats(trt, network, graph)
     config = _config(library, builder, graph, options)
-    if timing is not None:
-        _use_timings(library, config, timing)
+    if timings is not None:
+        _use_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{graph.where}: {library.name} cannot build it: {said_by(library)}")
     _check_network(library, network, graph)
-    measured = config.get_timing_cache() if timing is not None else None
+    measured = config.get_timing_cache() if timings is not None else None
     return bytes(plan), None if measured is None else bytes(measured.serialize())
 
 
@@ -183,14 +184,14 @@ def compute_capabilities(library: TensorRt) -> Mapping[str, Any]:
     return {f"{name[2:-1]}.{name[-1]}": value for name, value in names.items() if name.startswith("SM")}
 
 
-def _use_timings(library: TensorRt, config: Any, timing: bytes) -> None:
+def _use_timings(config: Any, timings: Sequence[bytes]) -> None:
     """Start from earlier measurements; those of another device or version are left, with a warning."""
-    cache = config.create_timing_cache(timing)
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        logger.warning(
-            "the timing cache is of another device or version of TensorRT; kernels are timed again"
-        )
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    cache = config.create_timing_cache(b"")
+    for timing in filter(None, timings):
+        other = config.create_timing_cache(timing)
+        if other is None or not cache.combine(other, ignore_mismatch=False):
+            logger.warning("a timing cache is of another device or TensorRT; its kernels are timed again")
+    config.set_timing_cache(cache, ignore_mismatch=False)
 
 
 def _check_network(library: TensorRt, network: Any, graph: PieceGraph) -> None:

@@ -1,88 +1,100 @@
-"""Build engines in processes of their own, as many at once as cores and memory allow."""
+"""Build engines in processes of their own, as many at once as cores and memory allow.
+
+TensorRT-RTX lists the outputs of an engine in the order of their addresses. Each of its engines
+is therefore built in a fork of a process that has done nothing yet and whose addresses are not
+drawn at random, so that the same piece becomes the same bytes every time.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import ctypes
 import os
-import threading
+import pickle
+import queue
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for
-from pathlib import Path
+from typing import IO
 
 from rnp_deploy.engines.trt_cache import PlanCache
 from rnp_deploy.engines.trt_graph import PieceGraph
 from rnp_deploy.engines.trt_library import load_tensorrt
 from rnp_deploy.engines.trt_network import BuildOptions, plan_from_graph
-from rnp_deploy.errors import EngineError
+from rnp_deploy.errors import EngineError, RnpError
 
 __all__ = ["BuildTask", "build_all", "peak_bytes"]
+
+_ADDR_NO_RANDOMIZE = 0x0040000
+#: What a process of TensorRT-RTX 1.7 takes before it builds, and for each byte of a graph; measured.
+_PROCESS_BYTES, _PER_GRAPH_BYTE = 300 * 2**20, 6
 
 
 @dataclass(frozen=True)
 class BuildTask:
-    """One engine to build into a cache.
-
-    Attributes:
-        graph: Of the piece.
-        options: Checked.
-        flavor: As for ``load_tensorrt``.
-        key: Of the plan in the cache.
-        cache: The cache's folder.
-        device_key: Of the timing cache, or None: the flavor has none.
-    """
+    """One engine to build, and its key in the cache."""
 
     graph: PieceGraph
     options: BuildOptions
-    flavor: str
     key: str
-    cache: Path
-    device_key: str | None
 
 
-def peak_bytes(weight_bytes: int) -> int:
-    """About how much memory the build of a piece takes, beside what a process has anyway."""
-    return _FIXED_BYTES + _PER_WEIGHT_BYTE * weight_bytes
+def peak_bytes(graph_bytes: int) -> int:
+    """About how much memory the build of a piece takes, its process included."""
+    return _PROCESS_BYTES + _PER_GRAPH_BYTE * graph_bytes
 
 
-def build_all(tasks: Iterable[BuildTask], workers: int, memory_bytes: int) -> Iterator[None]:
-    """Build; yields after each engine.
+def build_all(
+    tasks: Iterable[BuildTask],
+    flavor: str,
+    cache: PlanCache,
+    device_key: str | None,
+    limits: tuple[int, int],
+) -> Iterator[None]:
+    """Build into a cache; yields after each engine.
+
+    Full TensorRT with one worker is driven from this process: another would start CUDA anew.
 
     Args:
         tasks: Taken one by one, since each holds weights.
-        workers: Processes; 1: this one.
-        memory_bytes: What the builds under way may take together by estimate; one always runs.
+        flavor: Of all of them.
+        cache: Where plans go.
+        device_key: Of the timing cache, or None: the flavor has none.
+        limits: How many at once, and what they may take together by estimate, bytes; one always runs.
 
     Raises:
         EngineError: As :func:`plan_from_graph`, or a process died.
         OutputError: The cache cannot be written.
     """
-    if workers == 1:
-        for task in tasks:
-            _build(task)
-            yield
-        return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
+    workers, memory_bytes = limits
+    here = not hasattr(os, "fork") or (workers == 1 and flavor != "rtx")
     running: dict[Future[None], int] = {}
-    try:
+    with contextlib.ExitStack() as stack:
+        idle: queue.SimpleQueue[_Worker | _Here] = queue.SimpleQueue()
+        for _ in range(1 if here else workers):
+            idle.put(_Here(flavor) if here else stack.enter_context(_Worker(flavor)))
+
+        def build(task: BuildTask) -> None:
+            timing = None if device_key is None else cache.timings(device_key)
+            worker = idle.get()
+            try:
+                plan, measured = worker.build(task.graph, task.options, timing)
+            finally:
+                idle.put(worker)
+            cache.store(task.key, plan)
+            if device_key is not None and measured is not None:
+                cache.store_timings(device_key, measured)
+
+        threads = stack.enter_context(ThreadPoolExecutor(idle.qsize()))
         for task in tasks:
             needed = peak_bytes(len(task.graph.onnx))
-            # One more than there are processes, so that none waits for its task.
-            while running and (len(running) > workers or sum(running.values()) + needed > memory_bytes):
+            while len(running) >= workers or (running and sum(running.values()) + needed > memory_bytes):
                 yield from _finished(running)
-            running[pool.submit(_build, task)] = needed
+            running[threads.submit(build, task)] = needed
         while running:
             yield from _finished(running)
-    except BrokenProcessPool as err:
-        raise EngineError(
-            "a process that built engines died, likely for want of memory; what is built is kept: run again "
-            "with --workers 1, or a smaller --memory"
-        ) from err
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _finished(running: dict[Future[None], int]) -> Iterator[None]:
@@ -92,26 +104,125 @@ def _finished(running: dict[Future[None], int]) -> Iterator[None]:
         yield
 
 
-def _build(task: BuildTask) -> None:
-    cache, library = PlanCache(task.cache), load_tensorrt(task.flavor)
-    timing = None if task.device_key is None else cache.timings(task.device_key)
-    plan, measured = plan_from_graph(library, task.graph, task.options, timing)
-    if measured is not None and task.device_key is not None:
-        cache.store_timings(task.device_key, measured)
-    cache.store(task.key, plan)
+class _Here:
+    """Builds in this process, and remembers what it timed."""
+
+    def __init__(self, flavor: str) -> None:
+        self._flavor = flavor
+        self._timed = b""
+
+    def build(
+        self, graph: PieceGraph, options: BuildOptions, timing: bytes | None
+    ) -> tuple[bytes, bytes | None]:
+        """As :func:`plan_from_graph`; adds to ``timing`` what this process timed before."""
+        timings = None if timing is None else [timing, self._timed]
+        plan, timed = plan_from_graph(load_tensorrt(self._flavor), graph, options, timings)
+        self._timed = timed or b""
+        return plan, timed
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
+class _Worker:
+    """A process that builds what it is sent, until its input ends: so also when this one is killed."""
 
-    def watch() -> None:
-        if parent is not None:
-            wait_for([parent.sentinel])
-            os._exit(1)
+    def __init__(self, flavor: str) -> None:
+        command = f"from rnp_deploy.engines.trt_workers import serve; serve({flavor!r})"
+        with _fixed_addresses():
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+                start_new_session=True,  # an interrupt is for this process, which then ends its input
+            )
 
-    threading.Thread(target=watch, daemon=True).start()
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]  # both are pipes
+        self._process.wait()
+
+    def build(
+        self, graph: PieceGraph, options: BuildOptions, timing: bytes | None
+    ) -> tuple[bytes, bytes | None]:
+        """As :func:`plan_from_graph`; also an EngineError where the process dies."""
+        requests, answers = self._process.stdin, self._process.stdout
+        try:
+            _send(requests, pickle.dumps((graph, options, timing)))  # type: ignore[arg-type]  # a pipe
+            answer = pickle.loads(_received(answers))  # type: ignore[arg-type]  # of our own process
+        except (OSError, EOFError) as err:
+            raise EngineError(
+                f"{graph.where}: the process that built it died, likely for want of memory; what is built is "
+                "kept: run again with --workers 1"
+            ) from err
+        if isinstance(answer, RnpError):
+            raise answer
+        plan, timed = answer
+        return plan, timed
 
 
-_FIXED_BYTES = 300 * 2**20
-_PER_WEIGHT_BYTE = 4
+def serve(flavor: str) -> None:
+    """What a worker does: build what comes in on stdin, and answer on stdout."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a library prints gets among the answers
+    requests = os.fdopen(0, "rb", buffering=0)
+    load_tensorrt(flavor)
+    builder = _Here(flavor)
+    while requests.read(1):
+        if flavor != "rtx":
+            _answer(builder, requests, answers)
+        elif (child := os.fork()) == 0:
+            _answer(builder, requests, answers)
+            os._exit(0)
+        elif os.waitpid(child, 0)[1] != 0:
+            return  # the end of the answers tells
+
+
+def _answer(builder: _Here, requests: IO[bytes], answers: IO[bytes]) -> None:
+    answer: object
+    try:
+        answer = builder.build(*pickle.loads(_received(requests, begun=True)))
+    except RnpError as err:
+        answer = err
+    _send(answers, pickle.dumps(answer))
+
+
+def _send(stream: IO[bytes], data: bytes) -> None:
+    """A mark, the length in eight bytes, the data."""
+    stream.write(b"." + len(data).to_bytes(8, "little"))
+    stream.write(data)
+    stream.flush()
+
+
+def _received(stream: IO[bytes], *, begun: bool = False) -> bytearray:
+    """What was sent; ``begun``: the mark was read."""
+    head = _exactly(stream, 8 if begun else 9)
+    return _exactly(stream, int.from_bytes(head[-8:], "little"))
+
+
+def _exactly(stream: IO[bytes], count: int) -> bytearray:
+    data = bytearray(count)
+    left = memoryview(data)
+    while left:
+        read = stream.readinto(left)  # type: ignore[attr-defined]
+        if not read:
+            raise EOFError
+        left = left[read:]
+    return data
+
+
+@contextlib.contextmanager
+def _fixed_addresses() -> Iterator[None]:
+    """Programs started meanwhile have their memory at the same addresses every time, where Linux allows it."""
+    personality = getattr(ctypes.CDLL(None), "personality", None)
+    before = -1 if personality is None else personality(0xFFFFFFFF)
+    if before == -1:
+        yield
+        return
+    personality(before | _ADDR_NO_RANDOMIZE)
+    try:
+        yield
+    finally:
+        personality(before)
