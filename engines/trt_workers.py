@@ -14,6 +14,7 @@ import pickle
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class _Worker:
                 [sys.executable, "-c", command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONHASHSEED": "0"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,  # an interrupt is for this process, which then ends its input
             )
 
@@ -174,7 +175,10 @@ def serve(flavor: str) -> None:
         if flavor != "rtx":
             _answer(builder, requests, answers)
         elif (child := os.fork()) == 0:
-            _answer(builder, requests, answers)
+            # A thread has a heap of its own, which what this process did before has not touched.
+            thread = threading.Thread(target=_answer, args=(builder, requests, answers))
+            thread.start()
+            thread.join()
             os._exit(0)
         elif os.waitpid(child, 0)[1] != 0:
             return  # the end of the answers tells
