@@ -270,18 +270,22 @@ def _write_set(
 def _copied(
     build: _Build, engine_files: Mapping[str, str], folder: Path, fill_cache: Callable[[list[int]], None]
 ) -> list[FileManifest]:
-    """Copy plans out of the cache; what turns out to be damaged there is built again."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        copies = threads.map(
-            lambda item: build.cache.copy_to(item[0], folder / item[1], item[1]), engine_files.items()
-        )
-        files = dict(zip(engine_files, copies, strict=True))
+    """Copy plans out of the cache; what turns out to be damaged there is built again, once."""
+
+    def copy(key: str) -> FileManifest | None:
+        return build.cache.copy_to(key, folder / engine_files[key], engine_files[key])
+
+    with ThreadPoolExecutor(_THREADS) as threads:  # copying and hashing leave Python's lock
+        files = dict(zip(engine_files, threads.map(copy, engine_files), strict=True))
     damaged = [key for key, file in files.items() if file is None]
-    if damaged:
-        fill_cache([build.keys.index(key) for key in damaged])
-        again = {key: engine_files[key] for key in damaged}
-        return [f for f in files.values() if f] + _copied(build, again, folder, fill_cache)
-    return [file for file in files.values() if file]
+    fill_cache([build.keys.index(key) for key in damaged])
+    files |= {key: copy(key) for key in damaged}
+    whole = [file for file in files.values() if file is not None]
+    if len(whole) < len(files):
+        raise IntegrityError(
+            f"{build.cache.folder} does not keep what is written to it; pass another --cache-dir"
+        )
+    return whole
 
 
 def _described(folder: Path, path: str) -> FileManifest:

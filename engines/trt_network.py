@@ -12,13 +12,13 @@ import onnx
 
 from rnp_deploy.engines.trt_graph import Edge, PieceGraph
 from rnp_deploy.engines.trt_library import TensorRt, said_by, tensorrt_logger
+from rnp_deploy.engines.trt_read_back import DTYPES, check_engine, check_layers, check_network, format_mask
 from rnp_deploy.errors import EngineError
 
 __all__ = ["BuildOptions", "compute_capabilities", "plan_from_graph"]
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int32": "INT32", "int64": "INT64"}
 #: Libraries beside TensorRT whose kernels it may take; those of TensorRT 10 and later need none.
 _EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
@@ -69,14 +69,19 @@ def plan_from_graph(
     network = builder.create_network(_network_flags(library))
     network.name = "piece"  # else it is called by a running number, and the plan differs
     _parse(library, network, graph)
-    _set_formats(trt, network, graph)
+    edges = _edges_of(network, graph)
+    for edge, tensor in edges:
+        tensor.allowed_formats = format_mask(trt, edge)
     config = _config(library, builder, graph, options)
     if timings is not None:
         _use_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{graph.where}: {library.name} cannot build it: {said_by(library)}")
-    _check_network(library, network, graph)
+    check_network(library, edges, graph)
+    check_layers(network, graph)
+    if library.flavor == "tensorrt":  # TensorRT-RTX builds where it cannot load
+        check_engine(library, bytes(plan), graph)
     measured = config.get_timing_cache() if timings is not None else None
     return bytes(plan), None if measured is None else bytes(measured.serialize())
 
@@ -98,7 +103,7 @@ def _network_flags(library: TensorRt) -> int:
 def _check_supported(library: TensorRt, graph: PieceGraph) -> None:
     """Of types: whether this version knows them at all."""
     unknown = [
-        name for name in graph.dtypes if not hasattr(library.module.DataType, _DTYPES.get(name, "FLOAT"))
+        name for name in graph.dtypes if not hasattr(library.module.DataType, DTYPES.get(name, "FLOAT"))
     ]
     if unknown:
         raise EngineError(
@@ -121,15 +126,6 @@ def _parse(library: TensorRt, network: Any, graph: PieceGraph) -> None:
         f"{graph.where}: {library.name} cannot take {'; '.join(errors) or said_by(library)}; "
         "exclude the layer from pruning, export with another --opset, or load the bundle with another backend"
     )
-
-
-def _set_formats(trt: Any, network: Any, graph: PieceGraph) -> None:
-    for edge, tensor in _edges_of(network, graph):
-        tensor.allowed_formats = _format_mask(trt, edge)
-
-
-def _format_mask(trt: Any, edge: Edge) -> int:
-    return 1 << int(trt.TensorFormat.HWC8 if edge.channels_last else trt.TensorFormat.LINEAR)
 
 
 def _edges_of(network: Any, graph: PieceGraph) -> list[tuple[Edge, Any]]:
@@ -192,16 +188,3 @@ def _use_timings(config: Any, timings: Sequence[bytes]) -> None:
         if other is None or not cache.combine(other, ignore_mismatch=False):
             logger.warning("a timing cache is of another device or TensorRT; its kernels are timed again")
     config.set_timing_cache(cache, ignore_mismatch=False)
-
-
-def _check_network(library: TensorRt, network: Any, graph: PieceGraph) -> None:
-    """Refuse a network whose inputs and outputs are not what was asked for."""
-    trt = library.module
-    for edge, tensor in _edges_of(network, graph):
-        asked = (_DTYPES[edge.dtype], (-1, *edge.shape), _format_mask(trt, edge))
-        got = (tensor.dtype.name, tuple(tensor.shape), int(tensor.allowed_formats))
-        if got != asked:
-            raise EngineError(
-                f"{graph.where}: {edge.name!r} became {got} and not {asked} (type, shape, formats) in "
-                f"{library.name}; load the bundle with another backend"
-            )

@@ -94,7 +94,8 @@ def test_progress_is_lines_on_stderr_elsewhere_than_on_a_terminal(capsys, monkey
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        "exporting: 3/10", "exporting: 6/10", "exporting: 9/10", "exporting: 10/10", "verifying: 2/2",
+        "exporting: 3/10, about 7 s left", "exporting: 6/10, about 4 s left", "exporting: 9/10, about 1 s left",
+        "exporting: 10/10", "verifying: 2/2",
     ]  # fmt: skip
 
 
