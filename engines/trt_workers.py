@@ -1,14 +1,16 @@
 """Build engines in processes of their own, as many at once as cores and memory allow.
 
-TensorRT-RTX lists the outputs of an engine in the order of their addresses. Each of its engines
-is therefore built in a fork of a process that has done nothing yet and whose addresses are not
-drawn at random, so that the same piece becomes the same bytes every time.
+TensorRT-RTX lists the outputs of an engine in an order that depends on their addresses. The same
+piece becomes the same bytes where it is built at the same addresses: in a fork of a process that
+has built nothing, whose addresses are not drawn at random, by a thread, since that has a heap of
+its own, which begins where room was kept from the start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import pickle
 import queue
@@ -29,6 +31,9 @@ from rnp_deploy.errors import EngineError, RnpError
 __all__ = ["BuildTask", "build_all", "peak_bytes"]
 
 _ADDR_NO_RANDOMIZE = 0x0040000
+_ROOM_BYTES = 2**32
+#: No threads before the fork, and large blocks of memory in the heap, not wherever there is room.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 #: What a process of TensorRT-RTX 1.7 takes before it builds, and for each byte of a graph; measured.
 _PROCESS_BYTES, _PER_GRAPH_BYTE = 300 * 2**20, 6
 
@@ -126,13 +131,18 @@ class _Worker:
     """A process that builds what it is sent, until its input ends: so also when this one is killed."""
 
     def __init__(self, flavor: str) -> None:
-        command = f"from rnp_deploy.engines.trt_workers import serve; serve({flavor!r})"
+        command = (
+            f"import mmap; room = mmap.mmap(-1, {_ROOM_BYTES}, mmap.MAP_PRIVATE, mmap.PROT_READ)\n"
+            "import site; site.main()\n"
+            f"import {load_tensorrt(flavor).module.__name__}\n"
+            f"from rnp_deploy.engines.trt_workers import serve; serve({flavor!r}, room)"
+        )
         with _fixed_addresses():
             self._process = subprocess.Popen(
-                [sys.executable, "-c", command],
+                [sys.executable, "-S", "-c", command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={**os.environ, **_ENVIRONMENT},
                 start_new_session=True,  # an interrupt is for this process, which then ends its input
             )
 
@@ -164,8 +174,13 @@ class _Worker:
         return plan, timed
 
 
-def serve(flavor: str) -> None:
-    """What a worker does: build what comes in on stdin, and answer on stdout."""
+def serve(flavor: str, room: mmap.mmap) -> None:
+    """What a worker does: build what comes in on stdin, and answer on stdout.
+
+    Args:
+        flavor: As for ``load_tensorrt``.
+        room: Addresses that nothing took so far, for the heap in which an engine is built.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints gets among the answers
     requests = os.fdopen(0, "rb", buffering=0)
@@ -175,7 +190,7 @@ def serve(flavor: str) -> None:
         if flavor != "rtx":
             _answer(builder, requests, answers)
         elif (child := os.fork()) == 0:
-            # A thread has a heap of its own, which what this process did before has not touched.
+            room.close()
             thread = threading.Thread(target=_answer, args=(builder, requests, answers))
             thread.start()
             thread.join()
