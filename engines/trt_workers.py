@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from rnp_deploy.engines.trt_cache import PlanCache
@@ -131,10 +132,12 @@ class _Worker:
     """A process that builds what it is sent, until its input ends: so also when this one is killed."""
 
     def __init__(self, flavor: str) -> None:
-        command = (
+        module = load_tensorrt(flavor).module
+        command = (  # first the addresses, then TensorRT; only then what may differ from day to day
             f"import mmap; room = mmap.mmap(-1, {_ROOM_BYTES}, mmap.MAP_PRIVATE, mmap.PROT_READ)\n"
+            f"import sys; sys.path.append({str(Path(module.__file__).parent.parent)!r})\n"
+            f"import {module.__name__}\n"
             "import site; site.main()\n"
-            f"import {load_tensorrt(flavor).module.__name__}\n"
             f"from rnp_deploy.engines.trt_workers import serve; serve({flavor!r}, room)"
         )
         with _fixed_addresses():
