@@ -51,7 +51,7 @@ class PieceGraph:
         where: Names it in errors: stage, options and file.
         onnx: A serialised ModelProto without external data.
         inputs, outputs: All of them; the batch is ``N`` in the graph.
-        dtypes: Of its edges and weights; ``"int8"`` where it quantises.
+        dtypes: The floating types of its edges and weights, and ``"int8"`` where it quantises.
     """
 
     where: str
@@ -110,7 +110,8 @@ def piece_graph(
     for name, (kind, array) in used.items():
         made.graph.initializer.add(name=name, data_type=kind, dims=array.shape, raw_data=array.tobytes())
     kinds = {kind for kind, _ in used.values()}
-    dtypes = {name for name, kind in _TYPES.items() if kind in kinds} | {e.dtype for e in (*inputs, *outputs)}
+    types = {name for name, kind in _TYPES.items() if kind in kinds} | {e.dtype for e in (*inputs, *outputs)}
+    dtypes = {name for name in types if "float" in name}
     if any(node.op_type == "QuantizeLinear" for node in made.graph.node):
         dtypes.add("int8")
     return PieceGraph(where, made.SerializeToString(deterministic=True), inputs, outputs, frozenset(dtypes))

@@ -17,6 +17,7 @@ import queue
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ __all__ = ["BuildTask", "build_all", "peak_bytes"]
 
 _ADDR_NO_RANDOMIZE = 0x0040000
 _ROOM_BYTES = 2**32
-#: No threads before the fork, and large blocks of memory in the heap, not wherever there is room.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+#: All that workers see of the environment, besides CUDA's variables: the rest would move their memory.
+_KEPT = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "PYTHONHOME", "PYTHONPATH")
 #: What a process of TensorRT-RTX 1.7 takes before it builds, and for each byte of a graph; measured.
 _PROCESS_BYTES, _PER_GRAPH_BYTE = 300 * 2**20, 6
 
@@ -145,7 +146,8 @@ class _Worker:
                 [sys.executable, "-S", "-c", command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, **_ENVIRONMENT},
+                stderr=subprocess.DEVNULL,  # always of one kind: what is not moves the memory, too
+                env=_environment(),
                 start_new_session=True,  # an interrupt is for this process, which then ends its input
             )
 
@@ -171,7 +173,7 @@ class _Worker:
                 f"{graph.where}: the process that built it died, likely for want of memory; what is built is "
                 "kept: run again with --workers 1"
             ) from err
-        if isinstance(answer, RnpError):
+        if isinstance(answer, Exception):
             raise answer
         plan, timed = answer
         return plan, timed
@@ -208,6 +210,8 @@ def _answer(builder: _Here, requests: IO[bytes], answers: IO[bytes]) -> None:
         answer = builder.build(*pickle.loads(_received(requests, begun=True)))
     except RnpError as err:
         answer = err
+    except Exception:  # noqa: BLE001 - a bug keeps its traceback
+        answer = RuntimeError(traceback.format_exc())
     _send(answers, pickle.dumps(answer))
 
 
@@ -233,6 +237,15 @@ def _exactly(stream: IO[bytes], count: int) -> bytearray:
             raise EOFError
         left = left[read:]
     return data
+
+
+def _environment() -> dict[str, str]:
+    """No threads before the fork, and large blocks of memory in the heap, not wherever there is room."""
+    kept = {
+        name: value for name, value in sorted(os.environ.items()) if name in _KEPT or name.startswith("CUDA_")
+    }
+    settings = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "PYTHONHASHSEED": "0"}
+    return kept | settings
 
 
 @contextlib.contextmanager

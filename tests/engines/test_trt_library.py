@@ -50,7 +50,11 @@ def test_what_is_strongly_typed(installed, version, typed):
 
 @pytest.mark.parametrize(
     ("flavor", "words", "not_words"),
-    [("auto", ["[tensorrt]", "[rtx]"], []), ("tensorrt", ["JetPack"], ["[rtx]"]), ("rtx", ["[rtx]"], ["JetPack"])],
+    [
+        ("auto", ["[tensorrt]", "[rtx]"], []),
+        ("tensorrt", ["JetPack"], ["[rtx]"]),
+        ("rtx", ["[rtx]"], ["JetPack"]),
+    ],
 )
 def test_none_is_installed(installed, flavor, words, not_words):
     installed()
@@ -84,7 +88,8 @@ def test_the_latest_errors_are_kept_and_nothing_is_printed(installed, caplog, ca
     assert said_by(library) == "it does not say why"
     with caplog.at_level(logging.DEBUG):
         for i in range(20):
-            log.log(library.module.ILogger.ERROR, f"error\n{i}")
+            message = f"error\n{i}"
+            log.log(library.module.ILogger.ERROR, message)
         log.log(library.module.ILogger.WARNING, "a warning")
     assert said_by(library) == "error 18 error 19"
     assert "TensorRT 10.3.0: a warning" in caplog.text

@@ -34,14 +34,17 @@ def _enums(major: int) -> dict[str, list[str]]:
     }
 
 
-def fake_tensorrt_builder(version: str, told: list[dict[str, Any]], **changes: Any) -> ModuleType:
+def fake_tensorrt_builder(  # noqa: C901 - classes inside
+    version: str, told: list[dict[str, Any]], **changes: Any
+) -> ModuleType:
     """The module.
 
     Args:
         version: Of TensorRT.
         told: Gets a dict for each engine built: its flags, options and profile.
         changes: What goes wrong: ``refused`` (an ONNX type of node that the parser does not take),
-            ``layers`` (what the inspector says), ``half_as`` (what becomes of edges of half precision).
+            ``layers`` (what the inspector says), ``half_as``, ``half_conv_as``
+            (what becomes of edges and convolutions of half precision), ``nothing``, ``unloadable``.
     """
     major = int(version.partition(".")[0])
     trt = ModuleType("tensorrt")
@@ -65,7 +68,8 @@ def fake_tensorrt_builder(version: str, told: list[dict[str, Any]], **changes: A
     class Layer:
         def __init__(self, node: Any, weights: dict[str, int]) -> None:
             self.type = trt.LayerType["CONVOLUTION" if node.op_type == "Conv" else "OTHER"]
-            self._dtype = trt.DataType[_OF_TYPE[weights.get(node.input[1], 1)]] if node.op_type == "Conv" else 0
+            made = _OF_TYPE[weights.get(node.input[1], 1)] if node.op_type == "Conv" else "FLOAT"
+            self._dtype = trt.DataType[changes.get("half_conv_as", made) if made == "HALF" else made]
 
         def get_output(self, index: int) -> Any:
             return type("Output", (), {"dtype": self._dtype})
@@ -123,9 +127,11 @@ def fake_tensorrt_builder(version: str, told: list[dict[str, Any]], **changes: A
             self.fits, self.data = not data or data.startswith(timing_head), data
 
         def combine(self, other: TimingCache, ignore_mismatch: bool) -> bool:
-            if other.fits or ignore_mismatch:
-                self.data += other.data.removeprefix(timing_head) if self.data else other.data
-            return other.fits or ignore_mismatch
+            if not other.fits:
+                return False
+            known = sorted({*self.data.removeprefix(timing_head), *other.data.removeprefix(timing_head)})
+            self.data = timing_head + bytes(known)
+            return True
 
         def serialize(self) -> bytes:
             return self.data
@@ -199,7 +205,7 @@ def fake_tensorrt_builder(version: str, told: list[dict[str, Any]], **changes: A
             if config._timings is not None:
                 before = config._timings.data
                 told[-1]["timings"] = before
-                config._timings.data = (before or timing_head) + b"+"
+                config._timings.data = (before or timing_head) + bytes([ord("a") + len(told)])
             edges = [
                 [tensor.name, mode, tensor.dtype.name, list(tensor.shape), tensor.allowed_formats]
                 for mode, tensors in (("INPUT", network.inputs), ("OUTPUT", network.outputs))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import pytest
 import torch
 from onnx import helper
@@ -46,11 +45,9 @@ def export_four(path: Path) -> Path:
     return path
 
 
-def conv_piece(
-    dtype: str = "float16", extra: str | None = None, channels: int = 12, weights: str | None = None
-) -> PieceGraph:
+def conv_piece(dtype: str = "float16", extra: str | None = None, channels: int = 12) -> PieceGraph:
     """x → convolution → (a node of type ``extra``) → y, channels last where it is of half precision."""
-    kind = _TYPES[weights or dtype]
+    kind = _TYPES[dtype]
     values = np.random.default_rng(0).standard_normal((channels, channels, 3, 3)).ravel()
     weight = helper.make_tensor("w", kind, (channels, channels, 3, 3), values)
     nodes = [helper.make_node("Conv", ["x", "w"], ["y" if extra is None else "c"], "conv", pads=[1] * 4)]
@@ -61,7 +58,11 @@ def conv_piece(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     edges = [Edge(name, (channels, 6, 6), dtype, channels_last=dtype != "float32") for name in ("x", "y")]
     return PieceGraph(
-        "stage 7, options 2 (s/7.onnx)", model.SerializeToString(), (edges[0],), (edges[1],), frozenset({dtype})
+        "stage 7, options 2 (s/7.onnx)",
+        model.SerializeToString(),
+        (edges[0],),
+        (edges[1],),
+        frozenset({dtype}),
     )
 
 
