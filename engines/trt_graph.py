@@ -133,11 +133,11 @@ def _cut_weights(graph: onnx.GraphProto, arrays: Mapping[str, AnyArray]) -> dict
     for node in list(graph.node):
         if node.op_type == "Slice" and all(name in weights for name in node.input if name):
             kind, array = weights[node.input[0]]
-            starts, ends, *rest = (weights[name][1].tolist() if name else None for name in node.input[1:])
-            axes, steps = (*rest, None, None)[:2]
+            given = [weights[name][1].tolist() if name else [] for name in node.input[1:]]
+            starts, ends, axes, steps = (*given, [], [])[:4]
             cut = [slice(None)] * array.ndim
-            for i, axis in enumerate(range(len(starts)) if axes is None else axes):
-                cut[axis] = slice(starts[i], ends[i], None if steps is None else steps[i])
+            for i, axis in enumerate(axes or range(len(starts))):
+                cut[axis] = slice(starts[i], ends[i], steps[i] if steps else None)
             weights[node.output[0]] = (kind, array[tuple(cut)])
             graph.node.remove(node)
     return weights

@@ -86,7 +86,7 @@ def tensorrt_logger(library: TensorRt) -> Any:
         trt.ILogger.WARNING: logging.DEBUG,
     }
 
-    class _Logger(trt.ILogger):  # type: ignore[misc]  # the module is known at run time only
+    class _Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # known at run time only
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rnp_deploy.engines.trt_cache import PlanCache
 from rnp_deploy.engines.trt_graph import PieceGraph
@@ -35,7 +35,7 @@ __all__ = ["BuildTask", "build_all", "peak_bytes"]
 _ADDR_NO_RANDOMIZE = 0x0040000
 _ROOM_BYTES = 2**32
 #: All that workers see of the environment, besides CUDA's variables: the rest would move their memory.
-_KEPT = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "PYTHONHOME", "PYTHONPATH")
+_KEPT = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "PYTHONHOME")
 #: What a process of TensorRT-RTX 1.7 takes before it builds, and for each byte of a graph; measured.
 _PROCESS_BYTES, _PER_GRAPH_BYTE = 300 * 2**20, 6
 
@@ -138,6 +138,7 @@ class _Worker:
             f"import mmap; room = mmap.mmap(-1, {_ROOM_BYTES}, mmap.MAP_PRIVATE, mmap.PROT_READ)\n"
             f"import sys; sys.path.append({str(Path(module.__file__).parent.parent)!r})\n"
             f"import {module.__name__}\n"
+            f"sys.path[:] = {[str(Path(entry).absolute()) for entry in sys.path]!r}\n"
             "import site; site.main()\n"
             f"from rnp_deploy.engines.trt_workers import serve; serve({flavor!r}, room)"
         )
@@ -146,7 +147,9 @@ class _Worker:
                 [sys.executable, "-S", "-c", command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # always of one kind: what is not moves the memory, too
+                # Always the same: what is not moves the memory.
+                stderr=subprocess.DEVNULL,
+                cwd="/",
                 env=_environment(),
                 start_new_session=True,  # an interrupt is for this process, which then ends its input
             )
@@ -251,7 +254,7 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def _fixed_addresses() -> Iterator[None]:
     """Programs started meanwhile have their memory at the same addresses every time, where Linux allows it."""
-    personality = getattr(ctypes.CDLL(None), "personality", None)
+    personality: Any = getattr(ctypes.CDLL(None), "personality", None)
     before = -1 if personality is None else personality(0xFFFFFFFF)
     if before == -1:
         yield

@@ -15,7 +15,7 @@ import pytest
 from rnp_deploy import Controller
 from rnp_deploy.bundle.engine_set import EngineSet
 from rnp_deploy.bundle.reading import Bundle, open_bundle
-from rnp_deploy.engines import ort_build, sources
+from rnp_deploy.engines import fingerprint, ort_build, sources
 from rnp_deploy.engines.sources import CACHE_VARIABLE, open_source
 from rnp_deploy.errors import BundleError, EngineError, EngineSetMismatchError
 
@@ -215,7 +215,7 @@ def test_a_bundle_that_is_damaged_is_refused_whatever_is_cached(bundle, builds, 
 def test_another_machine_or_runtime_has_an_entry_of_its_own(key, bundle, builds, tmp_path, monkeypatch):
     here = open_source(bundle, tmp_path).graphs
     elsewhere = {**here.engines.fingerprint, key: "another"}
-    for module in (sources, ort_build):
+    for module in (sources, ort_build, fingerprint):
         monkeypatch.setattr(module, "fingerprint", lambda: elsewhere)
     there = open_source(bundle, tmp_path).graphs
     assert there.path != here.path
