@@ -45,7 +45,7 @@ def check_layers(network: Any, graph: PieceGraph) -> None:
         onnx.TensorProto.FLOAT16: "HALF",
         onnx.TensorProto.BFLOAT16: "BF16",
     }
-    weights = {tensor.name: names.get(tensor.data_type) for tensor in model.initializer}
+    weights = {weight.name: names.get(weight.data_type) for weight in model.initializer}
     asked = {weights.get(node.input[1]) for node in model.node if node.op_type == "Conv"}
     if None in asked:  # quantised, and of the type that its scales are of
         return

@@ -7,11 +7,15 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import networks
 from rnp_deploy import Controller
+from rnp_deploy.bundle import open_bundle
+from rnp_deploy.engines.trt_build import build_tensorrt_set
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
+from tensorrt_cases import needs_rtx
 from torchvision_models import torchvision
 
 pytestmark = pytest.mark.slow
@@ -58,3 +62,25 @@ def test_full_size(name, tmp_path):
     assert mixed <= TOLERANCE
     assert masked <= TOLERANCE
     assert bundle_bytes <= 1.1 * dense_bytes
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
+def test_engines_of_tensorrt_rtx(name, tmp_path):
+    torch.manual_seed(0)
+    classifier = nn.Linear(512, 1000)
+    vgg = networks.Vgg(networks.VGG16, classifier, norm=False, size=1)
+    backbone = vgg.eval() if name == "vgg16" else networks.randomised(networks.resnet50())
+    network = RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 3, 224, 224))
+    export_bundle(network, tmp_path / "bundle", verify=0)
+    bundle, seconds = open_bundle(tmp_path / "bundle"), []
+    for folder, cache in (("a", tmp_path / "cache"), ("b", ""), ("c", tmp_path / "cache")):
+        started = time.perf_counter()
+        engines = build_tensorrt_set(bundle, tmp_path / folder, flavor="rtx", cache_dir=cache)
+        seconds.append(time.perf_counter() - started)
+    print(
+        f"\n{name}: {len(engines.files)} engines of TensorRT-RTX, {sum(f.bytes for f in engines.files) / 1e6:.0f} MB; "
+        f"built in {seconds[0]:.1f} s, again {seconds[1]:.1f} s, from the cache {seconds[2]:.1f} s"
+    )
+    described = [(tmp_path / folder / "engines.json").read_bytes() for folder in "abc"]
+    assert described[0] == described[1] == described[2]

@@ -8,17 +8,20 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from bundles import edit_manifest
 from commands import failure, json_report, success
 from rnp_deploy import Controller
 from rnp_deploy.bundle.engine_set import read_engines
 from rnp_deploy.canonical_json import canonical_sha256
+from rnp_deploy.engines import trt_fingerprint
 from rnp_deploy.errors import BundleError, OutputExistsError
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.tools.bench import main as bench
 from rnp_deploy.tools.build import main as build
 from rnp_deploy.tools.inspect import main as inspect
+from tensorrt_cases import GPU, export_four, needs_rtx
 
 QUICK = ["--random", "--duration-s", "0", "--min-runs", "20", "--threads", "1"]
 
@@ -224,3 +227,70 @@ def test_another_bundles_manifest_is_refused(bundle, tmp_path):
     success(build, [bundle, "-o", tmp_path / "engines", "--verify", "0"])
     edit_manifest(tmp_path / "engines", lambda raw: raw.update(classes=[str(i) for i in range(10)]))
     assert "of another bundle" in failure(bench, [tmp_path / "engines", *QUICK])
+
+
+@needs_rtx
+def test_an_engine_set_of_tensorrt_rtx(tmp_path):
+    bundle, path = export_four(tmp_path / "bundle"), tmp_path / "engines"
+    tensorrt = [
+        bundle,
+        "-o",
+        path,
+        "--backend",
+        "tensorrt",
+        "--flavor",
+        "rtx",
+        "--cache-dir",
+        tmp_path / "cache",
+    ]
+    planned = json_report(build, [*tensorrt, "--dry-run"])
+    assert (planned["pieces"], planned["engines"], planned["cached"], planned["dry_run"]) == (4, 4, 0, True)
+    assert (
+        "4 pieces, 4 different engines, 0 of them in the cache"
+        in success(build, [*tensorrt, "--dry-run"]).stdout
+    )
+    assert not path.exists()
+    options = [
+        "--max-batch",
+        "16",
+        "--opt-batch",
+        "2",
+        "--compute-capability",
+        "8.6, 12.0",
+        "--workspace",
+        "64",
+    ]
+    report = json_report(build, [*tensorrt, *options, "--workers", "2", "--memory", "2048"])
+    assert (report["backend"], report["pieces"], report["max_deviation"]) == ("tensorrt", 4, None)
+    assert report["fingerprint"]["compute_capability"] == "8.6 12.0"
+    written = read_engines(path)
+    assert written.max_batch == 16
+    assert written.build_options["workspace_bytes"] == str(64 * 2**20)
+    assert "takes a GPU" in success(build, [*tensorrt, *options, "--overwrite"]).stdout
+
+
+@needs_rtx
+def test_inspecting_a_set_of_tensorrt(tmp_path, monkeypatch):
+    path = tmp_path / "engines"
+    bundle = export_four(tmp_path / "bundle")
+    success(build, [bundle, "-o", path, "--backend", "tensorrt", "--flavor", "rtx", "--cache-dir", ""])
+    monkeypatch.setattr(trt_fingerprint, "cuda_device", lambda: GPU)
+    change_engines(path, lambda raw: raw["fingerprint"].update(tensorrt="1.0"))
+    report = json_report(inspect, [path, "--check"])
+    assert (report["fits_here"], len(report["engine_files"]), report["checked"]) == (False, 4, True)
+    assert [entry["loads_here"] for entry in report["engine_files"]] == [False] * 4
+    text = success(inspect, [path]).stdout
+    assert text.count("install that version") == text.count("built for compute capability") == 1
+    file = path / report["engine_files"][2]["file"]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 8
+    file.write_bytes(data)
+    assert file.name in failure(inspect, [path, "--check"])
+    assert json_report(inspect, [path])["checked"] is False
+
+
+def test_options_of_another_backend_are_wrong_usage(bundle, tmp_path):
+    for option in (["--max-batch", "2"], ["--dry-run"], ["--cache-dir", ""], ["--no-external-tactics"]):
+        result = CliRunner().invoke(build, [str(bundle), "-o", str(tmp_path / "x"), *option])
+        assert result.exit_code == 2
+        assert f"{option[0]} is for --backend tensorrt" in result.stderr
