@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +151,17 @@ def test_what_would_be_built(bundle, rtx_set, tmp_path):
     assert not (tmp_path / "cache").exists()
     outlook = build_outlook(bundle, flavor="rtx", cache_dir=rtx_set / "cache")
     assert (outlook.cached, outlook.weight_bytes, outlook.peak_bytes) == (4, 0, 0)
+
+
+@needs_rtx
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="addresses are fixed on Linux alone")
+def test_addresses_of_a_worker_are_not_random_and_ours_stay_so():
+    with _Worker("rtx") as worker:
+        theirs, ours = (
+            int(Path(f"/proc/{who}/personality").read_text(encoding="ascii"), 16) & 0x0040000
+            for who in (worker._process.pid, "self")
+        )
+    assert (bool(theirs), bool(ours)) == (True, False)
 
 
 @needs_rtx

@@ -80,7 +80,7 @@ def test_what_does_not_fit(here, built, device, cuda, words):
 @pytest.mark.parametrize(
     ("listed", "capability", "fits"),
     [
-        ((), "8.9", True), ((), "12.1", True), ((), "9.0", False), ((), "7.5", False), ((), "10.0", False),
+        ((), "8.9", True), ((), "12.0", True), ((), "12.1", True), ((), "9.0", False), ((), "7.5", False), ((), "10.0", False),
         (("8.6", "12.0"), "12.0", True), (("8.6", "12.0"), "8.9", False), (("8.6",), "12.0", False),
     ],
 )  # fmt: skip

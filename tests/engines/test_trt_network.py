@@ -49,6 +49,7 @@ def test_batches_and_memory(monkeypatch):
     told = told_by(monkeypatch, NEW, conv_piece(), options)
     assert told["profile"] == {"x": [(1, 12, 6, 6), (4, 12, 6, 6), (32, 12, 6, 6)]}
     assert told["WORKSPACE"] == 2**20
+    assert told["name"] == "piece"  # and no running number, which would be in the plan
 
 
 @pytest.mark.parametrize("version", [OLD, NEW])

@@ -201,7 +201,7 @@ def fake_tensorrt_builder(  # noqa: C901 - classes inside
             flags = trt.NetworkDefinitionCreationFlag
             created = [flag.name for flag in flags if network.created_with >> flag & 1]
             streams = getattr(config, "max_aux_streams", None)
-            told.append({**config.told, "created": created, "streams": streams})
+            told.append({**config.told, "name": network.name, "created": created, "streams": streams})
             if config._timings is not None:
                 before = config._timings.data
                 told[-1]["timings"] = before
