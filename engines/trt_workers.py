@@ -37,7 +37,7 @@ _ROOM_BYTES = 2**32
 #: All that workers see of the environment, besides CUDA's variables: the rest would move their memory.
 _KEPT = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "PYTHONHOME")
 #: What a process of TensorRT-RTX 1.7 takes before it builds, and for each byte of a graph; measured.
-_PROCESS_BYTES, _PER_GRAPH_BYTE = 300 * 2**20, 6
+_PROCESS_BYTES, _PER_GRAPH_BYTE = 200 * 2**20, 5
 
 
 @dataclass(frozen=True)
