@@ -34,7 +34,7 @@ from rnp_deploy.engines.blocked_layout import (
 from rnp_deploy.engines.engine_weights import BundleArrays, EngineWeights
 from rnp_deploy.engines.fingerprint import fingerprint
 from rnp_deploy.engines.set_verification import compare_with_bundle
-from rnp_deploy.errors import EngineError, IntegrityError
+from rnp_deploy.errors import EngineError, InputError, IntegrityError
 from rnp_deploy.hashing import file_sha256
 from rnp_deploy.plan import PENALTY, Piece, Plan, PlanTensor, Step, agent_tensors, plan_tensor
 from rnp_deploy.progress import Progress, no_progress
@@ -65,11 +65,17 @@ def build_engine_set(
 
     Raises:
         OutputExistsError, InputError, OutputError: As :func:`rnp_deploy.atomic.atomic_directory`.
+        InputError: The bundle is not fp32.
         EngineError: ONNX Runtime refuses a branch, or the set computes something else.
         IntegrityError: The bundle was changed meanwhile.
         MissingRuntimeError: onnxruntime is not installed.
     """
     path = Path(path)
+    if bundle.manifest.precision != "fp32":
+        raise InputError(
+            f"{bundle.path} is {bundle.manifest.precision}; engine sets for ONNX Runtime are built of fp32 bundles alone: "
+            "load the bundle as it is, or export it in fp32"
+        )
     check_output(path, overwrite=overwrite, marker=ENGINES_FILE)
     with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
         shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)

@@ -13,6 +13,8 @@ from rnp_deploy.network.channels import ParameterCut
 
 __all__ = ["cut_branch", "loaded_weight_bytes"]
 
+_PAD_TAKES_AXES = 18  # the opset since when
+
 
 def cut_branch(
     stage: ir.Model,
@@ -46,7 +48,10 @@ def cut_branch(
     for node in list(graph):
         _narrow_grouped(node, cut_axes)
         if (node.domain, node.op_type) == ZEROS_FOLLOW:
-            _put_zeros(graph, node, options)
+            if node.attributes["padded"].as_int():
+                _put_zeros(graph, node, options)
+            else:
+                _drop_mark(graph, node)
     model.opset_imports.pop(ZEROS_FOLLOW[0], None)
     for name, axes in cut_axes.items():
         if axes:
@@ -117,6 +122,20 @@ def _put_zeros(graph: ir.Graph, mark: ir.Node, options: Mapping[int, int]) -> No
     """Replace the mark behind a tensor by the zeros that this branch lacks."""
     sizes, axis = mark.attributes["sizes"].as_ints(), mark.attributes["axis"].as_int()
     missing = sizes[-1] - sizes[options[mark.attributes["decision"].as_int()] - 1]
+    if graph.opset_imports[""] < _PAD_TAKES_AXES:
+        rank = mark.attributes["rank"].as_int()
+        ends = [0] * (2 * rank)
+        ends[rank + axis] = missing
+        pads = add_constant(graph, f"{mark.outputs[0].name}_pads", ends)
+        replace_node(mark, ir.node("Pad", [mark.inputs[0], pads]))
+        return
     pads = add_constant(graph, f"{mark.outputs[0].name}_pads", [0, missing])
     axes = add_constant(graph, f"{mark.outputs[0].name}_axes", [axis])
     replace_node(mark, ir.node("Pad", [mark.inputs[0], pads, None, axes]))
+
+
+def _drop_mark(graph: ir.Graph, mark: ir.Node) -> None:
+    """What is marked is narrow in a branch, and goes on as it is."""
+    if mark.inputs[0] is not None:
+        ir.convenience.replace_all_uses_with(mark.outputs[0], mark.inputs[0])
+        graph.remove(mark, safe=True)

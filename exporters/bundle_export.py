@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -24,17 +24,23 @@ from rnp_deploy.bundle.manifest import (
     BranchManifest,
     DecisionManifest,
     Manifest,
+    Precision,
     Preprocessing,
     StageManifest,
     Verification,
     check_description,
 )
-from rnp_deploy.bundle.reading import MANIFEST_FILE
+from rnp_deploy.bundle.reading import MANIFEST_FILE, open_bundle
 from rnp_deploy.bundle.writing import describe_files, save_manifest
+from rnp_deploy.datasets import ImageData
+from rnp_deploy.engines import ort
 from rnp_deploy.errors import InputError, OutputExistsError
 from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
-from rnp_deploy.exporters.stage_graph import Piece, agent_step_piece, onnx_graphs, stage_piece
-from rnp_deploy.exporters.verification import TOLERANCE, verify_bundle
+from rnp_deploy.exporters.half_types import HALF_TYPES, give_half_types
+from rnp_deploy.exporters.precision import checked_opset, float32_ends, with_edge_types
+from rnp_deploy.exporters.precision_report import precision_report
+from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, Piece, agent_step_piece, onnx_graphs, stage_piece
+from rnp_deploy.exporters.verification import TOLERANCES, verify_bundle
 from rnp_deploy.exporters.weights import WeightFile
 from rnp_deploy.network.full_width_inputs import with_full_width_inputs
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
@@ -44,13 +50,15 @@ from rnp_deploy.progress import Progress, no_progress
 __all__ = ["export_bundle", "on_cpu_in_eval_mode"]
 
 
-def export_bundle(
+def export_bundle(  # noqa: PLR0913 - what goes into a bundle
     network: RuntimePrunedNetwork,
     path: str | Path,
     overwrite: bool = False,
     *,
     branches: str | Mapping[str, str] = "pairs",
-    precision: Literal["fp32"] = "fp32",
+    precision: Precision = "fp32",
+    opset: int | None = None,
+    data: ImageData | None = None,
     verify: int = 2,
     calibration: Calibration | None = None,
     preprocessing: Preprocessing | None = None,
@@ -69,9 +77,14 @@ def export_bundle(
             speed; or ``"outputs"``, a branch for every output option, which takes full-width
             inputs padded with zeros: fewer branches, less memory. Or a mapping, pattern of
             the convolution that opens a stage → mode; the first match counts, pairs is the rest.
-        precision: ``"fp32"``.
+        precision: Of the backbone; the agent, its features, images and outputs stay float32. ``"fp16"`` and
+            ``"bf16"``: the graphs' types. ``"int8"``: convolutions and linear layers between nodes that
+            quantise, with ranges found on ``data``.
+        opset: Of ONNX: 17 to 20; None is 20. bf16 takes 22 alone.
+        data: Labelled images; its train split gives int8 its ranges, its held-out one the report on what a
+            precision changes, which is on random images else.
         verify: Random inputs with which every branch, and whole paths, are compared with
-            the masked torch reference; 0 switches verification off.
+            the masked torch reference; 0 switches verification off, and the report on the precision.
         calibration: Held-out results, kept in the manifest.
         preprocessing: How image files become inputs, kept in the manifest.
         classes: Class names, kept in the manifest.
@@ -84,22 +97,15 @@ def export_bundle(
         OutputExistsError: ``path`` exists and may not be replaced.
         InputError: An option that is not supported, or a network that is not float32.
         ExportError: A stage cannot be exported.
-        VerificationError: A branch or path differs by more than the tolerance.
+        VerificationError: A branch or path differs by more than the tolerance, or holds what is not finite.
     """
-    if precision != "fp32":
-        raise InputError(f"precision={precision!r}: only 'fp32' is supported")
+    opset = checked_opset(network, precision, opset, data)
     modes = {"*": branches} if isinstance(branches, str) else dict(branches)
     if not set(modes.values()) <= {"pairs", "outputs"}:
         raise InputError(f"branches={branches!r}: use 'pairs', 'outputs', or patterns mapped to these")
     if isinstance(verify, bool) or not isinstance(verify, int) or verify < 0:
         raise InputError(f"verify is {verify!r}; pass the number of random inputs, 0 or more")
-    wrong = next((name for name, p in network.named_parameters() if p.dtype != torch.float32), None)
-    if wrong is not None:
-        raise InputError(f"parameter {wrong} is not float32; convert the network with network.float()")
-    try:
-        check_description(network.input_shape, _output_shape(network), preprocessing, classes)
-    except ValueError as err:
-        raise InputError(str(err)) from err
+    _check_description(network, preprocessing, classes)
     path = Path(path)
     check_output(path, overwrite=overwrite, marker=MANIFEST_FILE)
     if is_engine_set(path):
@@ -110,11 +116,15 @@ def export_bundle(
         atomic_directory(path, overwrite=overwrite, marker=MANIFEST_FILE) as folder,
     ):
         torch_stages = with_full_width_inputs(network.stages, _stages_in_mode(network, modes, "outputs"))
+        torch_stages = with_edge_types(network, torch_stages, precision)
         progress("tracing stages", 0, len(torch_stages))
         kinds = _agent_kinds(network)
-        pieces = [stage_piece(stage) for stage in torch_stages]
-        models = onnx_graphs([*pieces, *kinds.values()])
+        pieces = [stage_piece(stage, masks=precision != "fp32") for stage in torch_stages]
+        models = onnx_graphs([*pieces, *kinds.values()], opset)
         progress("tracing stages", len(torch_stages), len(torch_stages))
+        if precision in HALF_TYPES:
+            for piece, model in zip(pieces, models, strict=False):  # the agent's come after
+                give_half_types(model, precision, float32_ends(network), piece.where)
         with (folder / WEIGHTS_FILE).open("wb") as stream:
             weights = WeightFile(stream)
             agents = dict(zip(kinds, models[len(pieces) :], strict=True))
@@ -124,6 +134,7 @@ def export_bundle(
             network,
             steps,
             stages,
+            precision=precision,
             files=describe_files(folder),
             calibration=calibration,
             preprocessing=preprocessing,
@@ -131,10 +142,29 @@ def export_bundle(
         )
         save_manifest(manifest, folder)
         if verify:
-            verification = verify_bundle(network, torch_stages, manifest, folder, verify, progress)
-            manifest = manifest.model_copy(update={"verification": verification})
+            opened = ort.opener(open_bundle(folder), ort.threads_in_use())
+            update: dict[str, Any] = {
+                "verification": verify_bundle(
+                    network, torch_stages, models, manifest, folder, opened, verify, progress
+                )
+            }
+            if precision != "fp32":
+                update["precision_report"] = precision_report(network, manifest, opened, data, progress)
+            manifest = manifest.model_copy(update=update)
             save_manifest(manifest, folder)
     return manifest
+
+
+def _check_description(
+    network: RuntimePrunedNetwork, preprocessing: Preprocessing | None, classes: tuple[str, ...] | None
+) -> None:
+    wrong = next((name for name, p in network.named_parameters() if p.dtype != torch.float32), None)
+    if wrong is not None:
+        raise InputError(f"parameter {wrong} is not float32; convert the network with network.float()")
+    try:
+        check_description(network.input_shape, _output_shape(network), preprocessing, classes)
+    except ValueError as err:
+        raise InputError(str(err)) from err
 
 
 def _stages_in_mode(network: RuntimePrunedNetwork, modes: Mapping[str, str], mode: str) -> list[int]:
@@ -184,6 +214,7 @@ def _save_agent(
     for t, decision in enumerate(network.decisions):
         step = network.agent.step(t)
         model = models[decision.feature_channels, len(decision.widths)].clone()
+        model.opset_imports.pop(ZEROS_FOLLOW[0], None)
         _store_weights(model, weights)
         for name, parameter in step.named_parameters():
             model.graph.initializers[name].const_value = weights.add(name, parameter.numpy())
@@ -245,7 +276,8 @@ def _branch_name(inputs: tuple[int, ...], own: int | None) -> str:
 def _store_weights(model: ir.Model, weights: WeightFile) -> None:
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape):
+        stored = tensor is not None and (tensor.dtype.is_floating_point() or tensor.dtype == ir.DataType.INT8)
+        if tensor is not None and stored and len(tensor.shape):
             value.const_value = weights.add(name, tensor.numpy())
 
 
@@ -281,6 +313,6 @@ def _manifest(
             for t, decision in enumerate(network.decisions)
         ),
         stages=stages,
-        verification=Verification(samples=0, tolerance=TOLERANCE),
+        verification=Verification(samples=0, tolerance=TOLERANCES[more["precision"]]),
         **more,
     )

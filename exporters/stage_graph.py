@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rnp_deploy.errors import ExportError
+from rnp_deploy.exporters.opsets import OLDEST_TORCH_OPSET, lower_opset
 from rnp_deploy.network.agent import AgentStep
 from rnp_deploy.network.stages import Stage, mask_channels, pad_channels
 
@@ -35,14 +36,17 @@ __all__ = [
 ]
 
 OPSET = 20
-#: Domain and type of the node that marks where a branch puts zeros for channels it lacks.
+#: Domain and type of the node that marks where channels that are pruned count as zeros. Where it is ``padded``
+#: a branch puts these zeros; else it lacks the channels there, and the mark is for who masks the full width.
 ZEROS_FOLLOW = ("rnp_deploy", "ZerosFollow")
 _BATCH = 2  # torch.export would take a batch of 1 for a constant
 
 
-def _zeros_follow(x: Tensor, decision: int, axis: int, sizes: Sequence[int]) -> Tensor:
+def _zeros_follow(x: Tensor, decision: int, axis: int, sizes: Sequence[int], padded: int = 1) -> Tensor:
     domain, kind = ZEROS_FOLLOW
-    attributes: dict[str, Any] = {"decision": decision, "axis": axis, "sizes": list(sizes)}
+    attributes: dict[str, Any] = {
+        "decision": decision, "axis": axis, "sizes": list(sizes), "rank": x.ndim, "padded": padded
+    }  # fmt: skip
     return torch.onnx.ops.symbolic(
         f"{domain}::{kind}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
     )
@@ -62,11 +66,11 @@ class Piece:
     where: str
 
 
-def stage_piece(stage: Stage) -> Piece:
-    """A stage at full width, its masks taken out and its batch norms folded."""
+def stage_piece(stage: Stage, *, masks: bool = False) -> Piece:
+    """A stage at full width, its masks taken out, or left as marks, and its batch norms folded."""
     example = next(iter(stage.module.parameters()), torch.zeros(()))
     return Piece(
-        _unmasked(stage),
+        _unmasked(stage, masks),
         tuple(torch.zeros(_BATCH, *tensor.shape, dtype=example.dtype) for tensor in stage.inputs),
         tuple(tensor.name for tensor in stage.inputs),
         tuple(tensor.name for tensor in stage.outputs),
@@ -80,24 +84,28 @@ def agent_step_piece(step: AgentStep, feature_channels: int, state_size: int, wh
     return Piece(step, inputs, ("features", "state", "penalty"), ("q_values", "option", "next_state"), where)
 
 
-def onnx_graphs(pieces: Sequence[Piece]) -> tuple[ir.Model, ...]:
+def onnx_graphs(pieces: Sequence[Piece], opset: int = OPSET) -> tuple[ir.Model, ...]:
     """Export modules to ONNX: all in one call of torch.onnx, whose fixed cost is the most of it.
 
     Initializers keep the parameters' names in their module. Nothing in a graph repeats a
     channel count, but for initializers and the ``group`` of grouped convolutions.
 
     Raises:
-        ExportError: torch.onnx cannot export one of them; it is named.
+        ExportError: torch.onnx cannot export one of them, or the opset lacks an operator; it is named.
     """
     names = [tuple(f"{i}/{name}" for name in piece.input_names) for i, piece in enumerate(pieces)]
     output_names = [tuple(f"{i}/{name}" for name in piece.output_names) for i, piece in enumerate(pieces)]
     try:
-        model = _onnx_from_torch(pieces, names, output_names)
+        model = _onnx_from_torch(pieces, names, output_names, max(opset, OLDEST_TORCH_OPSET))
     except ExportError:
         for piece in pieces if len(pieces) > 1 else ():
-            onnx_graphs([piece])
+            onnx_graphs([piece], opset)
         raise
-    return tuple(_extracted(model, *ends) for ends in zip(names, output_names, strict=True))
+    models = tuple(_extracted(model, *ends) for ends in zip(names, output_names, strict=True))
+    if opset < OLDEST_TORCH_OPSET:
+        for piece, own in zip(pieces, models, strict=True):
+            lower_opset(own, opset, piece.where)
+    return models
 
 
 class _SideBySide(nn.Module):
@@ -133,20 +141,20 @@ def _extracted(model: ir.Model, inputs: tuple[str, ...], outputs: tuple[str, ...
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def _unmasked(stage: Stage) -> fx.GraphModule:
+def _unmasked(stage: Stage, masks: bool) -> fx.GraphModule:
     """The stage without masks: a branch physically lacks what they would set to zero.
 
-    Where zeros have to stand, a placeholder remembers how many.
+    Where zeros have to stand, a placeholder remembers how many; with ``masks``, where one was, too.
     """
     module = fx.GraphModule(stage.module, copy.deepcopy(stage.module.graph))
     for node in reversed(module.graph.nodes):  # an option after all that read it
-        if node.target is mask_channels:
+        if node.target is mask_channels and not masks:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
-        elif node.target is pad_channels:
+        elif node.target in (mask_channels, pad_channels):
             x, option, sizes, axis = node.args
-            decision = int(str(option).removeprefix("option_"))
-            node.target, node.args = _zeros_follow, (x, decision, axis, list(sizes))
+            decision, padded = int(str(option).removeprefix("option_")), int(node.target is pad_channels)
+            node.target, node.args = _zeros_follow, (x, decision, axis, list(sizes), padded)
         elif node.op == "placeholder" and not node.users and node.name.startswith("option_"):
             module.graph.erase_node(node)
     _fold_batch_norms(module)
@@ -171,7 +179,10 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
 
 
 def _onnx_from_torch(
-    pieces: Sequence[Piece], names: Sequence[tuple[str, ...]], output_names: Sequence[tuple[str, ...]]
+    pieces: Sequence[Piece],
+    names: Sequence[tuple[str, ...]],
+    output_names: Sequence[tuple[str, ...]],
+    opset: int,
 ) -> ir.Model:
     # A batch size of its own for each piece, or one would ask another's input for it.
     batches = [torch.export.Dim(f"N{i}", min=1, max=2**20) for i in range(len(pieces))]
@@ -184,7 +195,7 @@ def _onnx_from_torch(
                 dynamo=True,
                 # The exporter's own optimiser merges equal initializers, whatever they mean.
                 optimize=False,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[name for group in names for name in group],
                 output_names=[name for group in output_names for name in group],
                 dynamic_shapes=(

@@ -3,56 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rnp_deploy.bundle.manifest import Manifest, TensorManifest, Verification
-from rnp_deploy.bundle.reading import open_bundle
 from rnp_deploy.controller import Controller
-from rnp_deploy.engine import OpenEngine
-from rnp_deploy.engines import ort
+from rnp_deploy.dtypes import as_float32
+from rnp_deploy.engine import AnyArray, Arrays, OpenEngine
 from rnp_deploy.errors import VerificationError
+from rnp_deploy.exporters.masked_stage import MaskedStage, Reference
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.network.stages import Stage
 from rnp_deploy.progress import Progress
 
-__all__ = ["TOLERANCE", "checked_path_deviation", "verify_bundle"]
+__all__ = ["TOLERANCE", "TOLERANCES", "checked_path_deviation", "verify_bundle"]
 
 #: Largest absolute error ÷ largest absolute activation that float32 rounding may cause.
 TOLERANCE = 1e-4
+#: The same by precision: four units in the last place of the largest, and one step of quantisation.
+TOLERANCES = {"fp32": TOLERANCE, "fp16": 4 * 2.0**-11, "bf16": 4 * 2.0**-8, "int8": 1 / 127}
 _RANDOM_PATHS = 2
 
 
 def verify_bundle(
     network: RuntimePrunedNetwork,
     stages: Sequence[Stage],
+    models: Sequence[ir.Model],
     manifest: Manifest,
     folder: Path,
+    open_engine: OpenEngine,
     samples: int,
     progress: Progress,
 ) -> Verification:
     """Run every branch and some whole paths with random inputs.
 
-    Each branch gets what the reference computes up to it; the reference of a branch is
-    its stage's masked torch module. Paths: option 1 everywhere, option k everywhere,
-    random ones per sample, and the agent's own.
+    Each branch gets what the reference computes up to it. The reference of a branch is its stage's masked torch
+    module; in another precision than fp32, the stage's own graph at full width, masked. Paths: option 1
+    everywhere, option k everywhere, random ones per sample, and the agent's own, against the torch network.
 
-    ``stages`` are the torch form of the manifest's. One thread, or the pool there is, so that exporting starts none in the caller's process.
+    Args:
+        network: On the CPU, in eval mode.
+        stages: The torch form of the manifest's.
+        models: What their branches were cut from.
+        manifest: Of the bundle.
+        folder: Where it lies.
+        open_engine: Opens its graphs; with one thread, or the pool there is, so that exporting starts none in
+            the caller's process.
+        samples: How many inputs.
+        progress: Told of branches verified.
 
     Raises:
-        VerificationError: A deviation over the tolerance; it names stage and options, or the path.
+        VerificationError: A deviation over the tolerance, or a number that is not finite; it names stage and
+            options, or the path.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(samples, *network.input_shape, generator=generator)
-    bundle = open_bundle(folder)
-    worst, worst_file = _verify_branches(
-        network, stages, manifest, ort.opener(bundle, ort.threads_in_use()), images, progress
-    )
-    with Controller(manifest, ort.opener(bundle, ort.threads_in_use())) as controller:
+    references: list[Reference]
+    if manifest.precision == "fp32":
+        references = [partial(_masked_torch, stage) for stage in stages]
+    else:
+        references = [
+            MaskedStage.open(model, folder, f"stage {stage.index}")
+            for stage, model in zip(stages, models, strict=False)  # the agent's come after
+        ]
+    worst, worst_file = _verify_branches(network, references, manifest, open_engine, images, progress)
+    with Controller(manifest, open_engine) as controller:
         full = network.full_options(samples)
         paths = [torch.ones_like(full), full]
         paths += [network.random_options(samples, generator) for _ in range(_RANDOM_PATHS)]
@@ -61,12 +82,13 @@ def verify_bundle(
             result = controller.run(images.numpy(), options=options)
             # A rounding error may tip a near tie, so outputs are compared at equal options.
             taken = torch.from_numpy(result.options)
-            deviation = checked_path_deviation(result.outputs, network.run(images, taken), taken)
+            expected = network.run(images, taken)
+            deviation = checked_path_deviation(result.outputs, expected, taken, manifest.precision)
             path_deviation = max(path_deviation, deviation)
         _, decided = network(images)
     return Verification(
         samples=samples,
-        tolerance=TOLERANCE,
+        tolerance=TOLERANCES[manifest.precision],
         branches=manifest.branch_count(),
         max_branch_deviation=worst,
         worst_branch=worst_file,
@@ -77,54 +99,70 @@ def verify_bundle(
     )
 
 
+def _masked_torch(stage: Stage, inputs: Arrays, options: Mapping[int, NDArray[np.int64]]) -> Arrays:
+    feeds = [torch.from_numpy(inputs[tensor.name]) for tensor in stage.inputs]
+    results = stage.module(*feeds, *(torch.from_numpy(options[t]) for t in stage.option_decisions))
+    return {tensor.name: x.numpy() for tensor, x in zip(stage.outputs, results, strict=True)}
+
+
 def _verify_branches(
     network: RuntimePrunedNetwork,
-    stages: Sequence[Stage],
+    references: Sequence[Reference],
     manifest: Manifest,
     open_engine: OpenEngine,
     images: Tensor,
     progress: Progress,
 ) -> tuple[float, str | None]:
-    tensors: dict[str, Tensor] = {"images": images}
-    full = network.full_options(len(images))
+    tolerance = TOLERANCES[manifest.precision]
+    tensors: dict[str, AnyArray] = {"images": images.numpy()}
+    full = dict(enumerate(network.full_options(len(images)).numpy().T))
     worst, worst_file, done = 0.0, None, 0
-    for stage, described in zip(stages, manifest.stages, strict=True):
-        inputs = [tensors[tensor.name] for tensor in stage.inputs]
-        for branch in described.branches:
+    for s, (stage, reference) in enumerate(zip(manifest.stages, references, strict=True)):
+        inputs = {tensor.name: tensors[tensor.name] for tensor in stage.inputs}
+        for branch in stage.branches:
             options = dict(zip(stage.option_decisions, branch.options, strict=True))
-            expected = stage.module(*inputs, *(torch.full((len(images),), o) for o in options.values()))
+            expected = reference(inputs, {t: np.full(len(images), o) for t, o in options.items()})
             engine = open_engine(branch.file)
-            feeds = {tensor.name: _kept(tensors[tensor.name], tensor, options) for tensor in stage.inputs}
-            got = engine.run(feeds)
+            got = engine.run(
+                {tensor.name: _kept(inputs[tensor.name], tensor, options) for tensor in stage.inputs}
+            )
             engine.close()
-            wanted = {
-                tensor.name: _kept(reference, tensor, options)
-                for tensor, reference in zip(stage.outputs, expected, strict=True)
-            }
+            wanted = {tensor.name: _kept(expected[tensor.name], tensor, options) for tensor in stage.outputs}
             # One scale a branch: the mean of a normalised tensor is rounding and nothing else.
-            largest = max(float(np.abs(array).max(initial=0.0)) for array in wanted.values())
+            largest = max(float(np.abs(as_float32(array)).max(initial=0.0)) for array in wanted.values())
+            _check_finite(wanted, f"stage {s}, {branch.file}", manifest.precision)
             for name, array in wanted.items():
-                deviation = _deviation(got[name], array, largest)
-                if not deviation <= TOLERANCE:
+                deviation = _deviation(as_float32(got[name]), as_float32(array), largest)
+                if not deviation <= tolerance:
                     raise VerificationError(
-                        f"stage {stage.index}, {branch.file}: {name} differs from the masked reference "
-                        f"by {deviation:.2e} of the largest activation (tolerance {TOLERANCE:.0e}) at options "
+                        f"stage {s}, {branch.file}: {name} differs from the masked reference "
+                        f"by {deviation:.2e} of the largest activation (tolerance {tolerance:.0e}) at options "
                         f"{tuple(options.values())}; this is a bug of the exporter or an unstable network"
                     )
                 if deviation >= worst:
                     worst, worst_file = deviation, branch.file
             done += 1
             progress("verifying branches", done, manifest.branch_count())
-        results = stage.module(*inputs, *(full[:, t] for t in stage.option_decisions))
-        tensors.update({tensor.name: x for tensor, x in zip(stage.outputs, results, strict=True)})
+        tensors.update(reference(inputs, full))
     return worst, worst_file
 
 
-def _kept(full: Tensor, tensor: TensorManifest, options: Mapping[int, int]) -> NDArray[np.float32]:
+def _check_finite(arrays: Arrays, where: str, precision: str) -> None:
+    """In fp32, what is not finite fails the comparison; here it has a reason of its own."""
+    name = next((name for name, array in arrays.items() if not np.isfinite(as_float32(array)).all()), None)
+    if precision != "fp32" and name is not None:
+        hint = "activations pass 65504, the largest of fp16; export it in bf16" if precision == "fp16" else (
+            "the network is unstable; export it in fp32"
+        )  # fmt: skip
+        raise VerificationError(f"{where}: {name} is not finite in {precision}: {hint}")
+
+
+def _kept(full: AnyArray, tensor: TensorManifest, options: Mapping[int, int]) -> AnyArray:
     """What a branch has of a full-width tensor."""
     if tensor.follows is not None:
-        full = full.narrow(tensor.axis, 0, tensor.sizes[options[tensor.follows] - 1])
-    return np.ascontiguousarray(full.numpy(), np.float32)
+        size = tensor.sizes[options[tensor.follows] - 1]
+        full = full[(slice(None),) * tensor.axis + (slice(size),)]
+    return np.ascontiguousarray(full)
 
 
 def _deviation(got: NDArray[np.float32], expected: NDArray[np.float32], largest: float) -> float:
@@ -134,11 +172,14 @@ def _deviation(got: NDArray[np.float32], expected: NDArray[np.float32], largest:
     return error / largest if largest > 0 else error
 
 
-def checked_path_deviation(outputs: NDArray[np.float32], expected: Tensor, options: Tensor) -> float:
-    """Largest error ÷ largest reference output; raises VerificationError over the tolerance."""
+def checked_path_deviation(
+    outputs: NDArray[np.float32], expected: Tensor, options: Tensor, precision: str = "fp32"
+) -> float:
+    """Largest error ÷ largest reference output; in fp32, raises VerificationError over the tolerance."""
+    _check_finite({"outputs": outputs}, f"end to end, at options {options.tolist()}", precision)
     largest = float(expected.abs().max())
     deviation = _deviation(outputs, expected.numpy(), largest)
-    if not deviation <= TOLERANCE:
+    if precision == "fp32" and not deviation <= TOLERANCE:
         raise VerificationError(
             f"end to end, the outputs differ from the masked reference by {deviation:.2e} of the largest "
             f"(tolerance {TOLERANCE:.0e}) at options {options.tolist()}; "

@@ -32,11 +32,12 @@ class WeightFile:
     def add(self, name: str, array: NDArray[Any]) -> ir.ExternalTensor:
         """Store ``array`` (little-endian, C order) and return a tensor that refers to it."""
         data = np.ascontiguousarray(array)
-        key = (data.dtype.str, hashlib.sha256(data.data).digest())
+        raw = data.view(np.uint8)  # not every type of numbers is one of Python's buffers
+        key = (data.dtype.name, hashlib.sha256(raw.data).digest())
         if key not in self._offsets:
             self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
             self._offsets[key] = self._stream.tell()
-            self._stream.write(data.data)
+            self._stream.write(raw.data)
         return ir.ExternalTensor(
             WEIGHTS_FILE,
             self._offsets[key],

@@ -24,6 +24,8 @@ from rnp_deploy.tools.model_options import (
 )
 
 if TYPE_CHECKING:
+    from rnp_deploy.bundle.precision import PrecisionReport
+    from rnp_deploy.datasets import ImageData
     from rnp_deploy.network.checkpoint import Checkpoint
 
 __all__ = ["main"]
@@ -45,11 +47,29 @@ __all__ = ["main"]
     "--branches-for", multiple=True, help="PATTERN=MODE for the stages whose convolution matches; repeat."
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the backbone; the agent stays in fp32. fp16 and bf16 halve weights and tensors; int8 needs --data.",
+)
+@click.option(
+    "--opset",
+    type=int,
+    help="Of ONNX, 17 to 20; 17 for the parser of TensorRT 8.5.  [default: 20; bf16 takes 22 alone]",
+)
+@click.option(
+    "--data",
+    "data_name",
+    help="digits, cifar10:DIR, cifar100:DIR or folder:DIR, as for rnp-train: int8 finds its ranges on the train "
+    "split, and what a precision changes is reported on the held-out one, else on random images.",
+)
+@click.option(
     "--verify",
     type=click.IntRange(min=0),
     default=2,
     show_default=True,
-    help="Random inputs each branch is compared with the torch reference on; 0: do not compare.",
+    help="Random inputs each branch is compared with the reference on; 0: do not compare, nor report.",
 )
 @click.option(
     "--single-file",
@@ -59,11 +79,14 @@ __all__ = ["main"]
 @click.option("--overwrite", is_flag=True, help="Replace an earlier bundle or file.")
 @click.option("--explain", is_flag=True, help="Show what becomes of every convolution, and export nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
-def main(
+def main(  # noqa: PLR0913 - the options of the command
     checkpoint: Path | None,
     output: Path | None,
     branches: str,
     branches_for: tuple[str, ...],
+    precision: str,
+    opset: int | None,
+    data_name: str | None,
     verify: int,
     single_file: bool,
     overwrite: bool,
@@ -88,6 +111,8 @@ def main(
         return
     if output is None:
         raise click.UsageError("pass -o BUNDLE, the directory to write, or --explain")
+    if single_file and (precision != "fp32" or opset is not None or data_name is not None):
+        raise click.UsageError("--single-file takes no --precision, --opset or --data; export a bundle")
     _check_output(output, overwrite, single_file)
     started = time.perf_counter()
     loaded = _load(checkpoint, **backbone)
@@ -103,6 +128,7 @@ def main(
             written = export_single_file(loaded.network, output, overwrite, **options, progress=progress)
             manifest, size = written.manifest, written.bytes
         else:
+            options |= {"precision": precision, "opset": opset, "data": _data(data_name, loaded)}
             manifest = export_bundle(loaded.network, output, overwrite, **options, progress=progress)
             size = sum(file.bytes for file in manifest.files)
     report = {
@@ -111,7 +137,9 @@ def main(
         "bytes": size,
         "seconds": round(time.perf_counter() - started, 2),
         "agent_trained": manifest.agent_trained,
+        "precision": manifest.precision,
         "verification": manifest.verification.model_dump(mode="json"),
+        "precision_report": _dumped(manifest.precision_report),
     }
     if as_json:
         print_json(report)
@@ -121,8 +149,26 @@ def main(
     click.echo(
         f"{output}: {report['branches']} branches, {size / 1e6:.1f} MB, {checked}, {report['seconds']} s"
     )
+    if manifest.precision_report is not None:
+        click.echo("\n".join(manifest.precision_report.lines()))
     if not manifest.agent_trained:
         click.echo("the agent is untrained and takes all groups everywhere; rnp-train trains one", err=True)
+
+
+def _data(name: str | None, loaded: Checkpoint) -> ImageData | None:
+    """The data set, in the form the network takes."""
+    from rnp_deploy.datasets import load_data
+
+    form = loaded.preprocessing
+    if name is None:
+        return None
+    if form is None:
+        return load_data(name)
+    return load_data(name, form.size, form.colour, form.mean, form.std)
+
+
+def _dumped(report: PrecisionReport | None) -> dict[str, Any] | None:
+    return None if report is None else report.model_dump(mode="json")
 
 
 def _check_output(output: Path, overwrite: bool, single_file: bool) -> None:

@@ -16,6 +16,7 @@ from rnp_deploy.bundle.engine_set import (
 )
 from rnp_deploy.bundle.files import sized
 from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.bundle.precision import PrecisionReport
 from rnp_deploy.bundle.reading import check_sizes, open_bundle, read_manifest
 from rnp_deploy.errors import EngineError, EngineSetMismatchError
 from rnp_deploy.explanation import Explanation
@@ -141,6 +142,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
             }
         )
     cheapest = manifest.path_macs((1,) * len(manifest.decisions))
+    report = manifest.precision_report
     return {
         "format_version": manifest.format_version,
         "producer": manifest.producer,
@@ -152,6 +154,8 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "macs_cheapest_path": cheapest,
         "macs_agent": sum(step.macs for step in manifest.agent.steps),
         "agent_trained": manifest.agent_trained,
+        "precision": manifest.precision,
+        "precision_report": report and report.model_dump(mode="json"),
         "convolutions": [conv.model_dump(mode="json") for conv in manifest.convolutions],
         "modes": {
             "this bundle": _cost(manifest, everything=True),
@@ -254,8 +258,11 @@ def _summary(report: dict[str, Any]) -> str:
         costs.append(_mode_line("with branches=outputs it would be", modes["outputs"], full))
     trained = "" if report["agent_trained"] else "; the agent is UNTRAINED and takes all groups everywhere"
     hashes = "all hashes are right" if report["checked"] else "hashes not checked (--check does)"
+    lost = report["precision_report"]
+    if lost is not None:
+        costs += PrecisionReport.model_validate(lost | {"penalties": tuple(lost["penalties"])}).lines()
     return (
-        f"format {report['format_version']}, by {report['producer']}; {report['files']} files, "
+        f"format {report['format_version']}, {report['precision']}, by {report['producer']}; {report['files']} files, "
         f"{report['bytes'] / 1e6:.2f} MB; {hashes}\n"
         f"full network {full / 1e6:.2f} MMACs, cheapest path {100 * report['macs_cheapest_path'] / full:.1f} %, "
         f"agent {100 * report['macs_agent'] / full:.2f} % more; {checked}{trained}\n" + "\n".join(costs)

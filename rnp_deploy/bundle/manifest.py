@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
+from rnp_deploy.bundle.precision import PrecisionReport
 
 __all__ = [
     "FORMAT_VERSION",
@@ -21,6 +22,7 @@ __all__ = [
     "DecisionManifest",
     "FileManifest",
     "Manifest",
+    "Precision",
     "Preprocessing",
     "StageManifest",
     "TensorManifest",
@@ -31,6 +33,7 @@ __all__ = [
 FORMAT_VERSION = "1.0"
 WEIGHTS_FILE = "weights.bin"
 
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -165,7 +168,9 @@ class FileManifest(Frozen):
 class Verification(Frozen):
     """What export measured against the masked torch reference.
 
-    Deviations are largest absolute errors ÷ largest absolute reference value.
+    Deviations are largest absolute errors ÷ largest absolute reference value. In fp32 both are from the masked
+    torch reference. In another precision branches are held against the whole stage, masked, in that precision;
+    ``max_path_deviation`` is what the precision changes, and no tolerance applies to it.
     ``samples`` is 0 where verification was switched off.
     """
 
@@ -225,13 +230,15 @@ class Manifest(Frozen):
 
     ``macs`` is the full network's, per sample; ``producer`` the program that wrote it;
     ``groups`` the largest number of options of a decision; ``agent_trained`` False where the
-    agent still takes all groups everywhere.
+    agent still takes all groups everywhere. ``precision`` is the backbone's; ``precision_report``
+    says what another one than fp32 changes.
     """
 
     format_version: str
     producer: str
     inputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1, max_length=1)]
     outputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1, max_length=1)]
+    precision: Precision = "fp32"
     groups: Annotated[int, Field(ge=2, lt=2**31)]
     macs: Annotated[int, Field(ge=1, lt=2**63)]
     agent: AgentManifest
@@ -241,6 +248,7 @@ class Manifest(Frozen):
     stages: Annotated[tuple[StageManifest, ...], Field(min_length=2)]
     files: tuple[FileManifest, ...]
     verification: Verification
+    precision_report: PrecisionReport | None = None
     calibration: Calibration | None = None
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None

@@ -133,8 +133,8 @@ def test_a_wrong_weight_names_stage_and_options(tmp_path, monkeypatch):
     network = small_network()
     graphs = bundle_export.onnx_graphs
 
-    def disturbed(pieces):
-        models = graphs(pieces)
+    def disturbed(pieces, opset):
+        models = graphs(pieces, opset)
         (model,) = (model for model, piece in zip(models, pieces, strict=True) if piece.where == "stage 2")
         name = next(name for name in model.graph.initializers if name.endswith("bias"))
         value = model.graph.initializers[name]
@@ -170,7 +170,7 @@ def test_an_operator_onnx_does_not_know_names_the_stage(module, where, tmp_path,
     [
         ({"branches": "all"}, "branches"),
         ({"branches": {"features.5": "outputs", "*": "all"}}, "branches"),
-        ({"precision": "fp16"}, "precision"),
+        ({"precision": "fp8"}, "precision"),
         ({"verify": -1}, "verify"),
         ({"verify": 1.5}, "verify"),
     ],

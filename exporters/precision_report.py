@@ -1,0 +1,176 @@
+"""What a lower precision changes: decisions, Q-values, outputs and accuracy, held against fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.bundle.precision import PrecisionReport
+from rnp_deploy.controller import Controller
+from rnp_deploy.datasets import ImageData, spread_rows
+from rnp_deploy.engine import Arrays, Engine, OpenEngine
+from rnp_deploy.network.agent import StepOutput
+from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
+from rnp_deploy.progress import Progress
+from rnp_deploy.routing import RoutedTensor, rows_by_options
+
+__all__ = ["precision_report"]
+
+_MOST_IMAGES = 1000
+_RANDOM_IMAGES = 16
+_BATCH = 32
+#: On the scale of an agent that knows the price: the ends and the middle.
+_POSITIONS = (0.0, 0.5, 1.0)
+
+
+class _Batch(NamedTuple):
+    """Of N images: did the decision fall as in fp32 ``[N, T]``; margins and drifts ``[T, N]``; outputs."""
+
+    equal: NDArray[np.bool_]
+    margins: NDArray[np.float64]
+    drifts: NDArray[np.float64]
+    output_drift: NDArray[np.float64]  # [N, ...]
+    largest_output: float
+    right_fp32: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+
+
+def precision_report(
+    network: RuntimePrunedNetwork,
+    manifest: Manifest,
+    open_engine: OpenEngine,
+    data: ImageData | None,
+    progress: Progress,
+) -> PrecisionReport:
+    """Run a bundle and the network it was made from, at the agent's own price and a few over its range.
+
+    Args:
+        network: On the CPU, in eval mode.
+        manifest: Of the bundle.
+        open_engine: Opens its graphs.
+        data: Its held-out images are run, at most 1000 evenly taken; None: 16 of random numbers.
+        progress: Told of images run.
+    """
+    if data is None:
+        generator = torch.Generator().manual_seed(1)
+        images = torch.randn(_RANDOM_IMAGES, *network.input_shape, generator=generator)
+        labels = np.full(_RANDOM_IMAGES, -1)
+    else:
+        read, labels = data.test.read(spread_rows(data.test, _MOST_IMAGES))
+        images = torch.from_numpy(read)
+    scale = network.agent.scale
+    prices = {network.agent.penalty}
+    if scale is not None:
+        prices.update(float(f"{price:.6g}") for price in scale.penalty(torch.tensor(_POSITIONS)).tolist())
+    batches = []
+    engines: dict[str, Engine] = {}
+
+    def opened(file: str) -> Engine:
+        if file not in engines:
+            engines[file] = open_engine(file)
+        return engines[file]
+
+    with Controller(manifest, opened) as controller:
+        total = len(prices) * len(images)
+        for price in sorted(prices):
+            for start in range(0, len(images), _BATCH):
+                rows = slice(start, start + _BATCH)
+                batches.append(_batch(network, controller, opened, images[rows], labels[rows], price))
+                progress("comparing with fp32", sum(len(b.equal) for b in batches), total)
+    margins, drifts = (
+        np.concatenate([getattr(b, n) for b in batches], axis=1) for n in ("margins", "drifts")
+    )
+    equal = np.concatenate([batch.equal for batch in batches])
+    output_drift = np.concatenate([batch.output_drift for batch in batches])
+    largest = max(batch.largest_output for batch in batches) or 1.0
+    accuracy_fp32, accuracy = (
+        None if data is None else float(np.concatenate([getattr(batch, name) for batch in batches]).mean())
+        for name in ("right_fp32", "right")
+    )
+    return PrecisionReport(
+        data=None if data is None else data.name,
+        images=len(images),
+        penalties=tuple(sorted(prices)),
+        decisions=equal.size,
+        decisions_equal=int(equal.sum()),
+        margin_median=float(np.median(margins)),
+        margin_p5=float(np.percentile(margins, 5)),
+        drift_median=float(np.median(drifts)),
+        drift_p99=float(np.percentile(drifts, 99)),
+        at_risk=float((drifts > margins / 2).mean()),
+        output_drift_max=float(output_drift.max()) / largest,
+        output_drift_mean=float(output_drift.mean()) / largest,
+        accuracy_fp32=accuracy_fp32,
+        accuracy=accuracy,
+    )
+
+
+def _batch(
+    network: RuntimePrunedNetwork,
+    controller: Controller,
+    opened: Callable[[str], Engine],
+    images: Tensor,
+    labels: NDArray[np.int64],
+    price: float,
+) -> _Batch:
+    expected: list[Tensor] = []  # Q-values [N, K] by decision
+
+    def choose(t: int, features: Tensor) -> Tensor:
+        step = _step(network, t, features, states[-1], price)
+        states.append(step.state)
+        expected.append(step.q_values)
+        return step.option
+
+    states = [network.agent.initial_state(images)]
+    outputs, options = network.route(images, choose)
+    at_those = _run_at(controller.manifest, opened, images.numpy(), options.numpy())
+    got, state = [], network.agent.initial_state(images)
+    for t, decision in enumerate(network.decisions):
+        step = _step(network, t, torch.from_numpy(at_those[decision.features]), state, price)
+        state = step.state
+        got.append(step.q_values)
+    own = controller.run(images.numpy(), penalty=price)
+    best = [q.topk(2, dim=1).values for q in expected]
+    return _Batch(
+        equal=own.options == options.numpy(),
+        margins=np.stack([(q[:, 0] - q[:, 1]).double().numpy() for q in best]),
+        drifts=np.stack(
+            [(a - b).abs().amax(dim=1).double().numpy() for a, b in zip(got, expected, strict=True)]
+        ),
+        output_drift=np.abs(at_those["outputs"] - outputs.numpy()).astype(np.float64),
+        largest_output=float(outputs.abs().max()),
+        right_fp32=outputs.flatten(1).argmax(dim=1).numpy() == labels,
+        right=own.outputs.reshape(len(images), -1).argmax(axis=1) == labels,
+    )
+
+
+def _step(network: RuntimePrunedNetwork, t: int, features: Tensor, state: Tensor, price: float) -> StepOutput:
+    step: StepOutput = network.agent(t, features, state, torch.full((len(features),), price))
+    return step
+
+
+def _run_at(
+    manifest: Manifest,
+    opened: Callable[[str], Engine],
+    images: NDArray[np.float32],
+    options: NDArray[np.int64],
+) -> Arrays:
+    """What the stages make at given options ``[N, T]``: those of their tensors that are full width."""
+    every = np.arange(len(images))
+    tensors = {"images": RoutedTensor(len(images))}
+    tensors["images"].put(every, images)
+    for stage in manifest.stages:
+        files = {branch.options: branch.file for branch in stage.branches}
+        tensors |= {tensor.name: RoutedTensor(len(images)) for tensor in stage.outputs}
+        for rows, key in rows_by_options(options[:, list(stage.option_decisions)]):
+            results = opened(files[key]).run({t.name: tensors[t.name].take(rows) for t in stage.inputs})
+            for name, array in results.items():
+                tensors[name].put(rows, array)
+    whole = {t.name for stage in manifest.stages for t in stage.outputs if t.follows is None}
+    return {name: tensors[name].take(every) for name in whole}
