@@ -83,9 +83,12 @@ def _kept_axes(cuts: Sequence[ParameterCut], kept: Mapping[str, int]) -> dict[in
 
 def _narrow_grouped(node: ir.Node, cut_axes: Mapping[str, Mapping[int, int]]) -> None:
     groups = node.attributes.get_int("group", 1)
-    if node.op_type != "Conv" or groups == 1 or node.inputs[1] is None:
+    weight = node.inputs[1] if node.op_type == "Conv" and groups > 1 else None
+    while weight is not None and weight.producer() is not None:
+        weight = weight.producer().inputs[0]  # type: ignore[union-attr]  # it is dequantized, or cast
+    if weight is None:
         return
-    axes, shape = cut_axes.get(str(node.inputs[1].name), {}), node.inputs[1].shape
+    axes, shape = cut_axes.get(str(weight.name), {}), weight.shape
     if 0 in axes and shape is not None:
         node.attributes["group"] = ir.AttrInt64("group", groups * axes[0] // int(shape.numpy()[0]))
 

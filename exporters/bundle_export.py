@@ -39,6 +39,7 @@ from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
 from rnp_deploy.exporters.half_types import HALF_TYPES, give_half_types
 from rnp_deploy.exporters.precision import checked_opset, float32_ends, with_edge_types
 from rnp_deploy.exporters.precision_report import precision_report
+from rnp_deploy.exporters.quantization import cuts_of_scales, quantise_stages
 from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, Piece, agent_step_piece, onnx_graphs, stage_piece
 from rnp_deploy.exporters.verification import TOLERANCES, verify_bundle
 from rnp_deploy.exporters.weights import WeightFile
@@ -125,6 +126,8 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
         if precision in HALF_TYPES:
             for piece, model in zip(pieces, models, strict=False):  # the agent's come after
                 give_half_types(model, precision, float32_ends(network), piece.where)
+        if precision == "int8" and data is not None:
+            quantise_stages(network, torch_stages, models[: len(pieces)], data.train, progress)
         with (folder / WEIGHTS_FILE).open("wb") as stream:
             weights = WeightFile(stream)
             agents = dict(zip(kinds, models[len(pieces) :], strict=True))
@@ -231,7 +234,7 @@ def _save_stages(
     weights: WeightFile,
     progress: Progress,
 ) -> Iterator[StageManifest]:
-    cuts = network.analysis.cuts_by_name
+    cuts = cuts_of_scales(network.analysis.cuts_by_name)
     for stage, model in zip(stages, models, strict=False):  # the agent's come after
         _store_weights(model, weights)
         branches = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ def precision_report(
         manifest: Of the bundle.
         open_engine: Opens its graphs.
         data: Its held-out images are run, at most 1000 evenly taken; None: 16 of random numbers.
+            Accuracies need labels, one for each output.
         progress: Told of images run.
     """
     if data is None:
@@ -89,8 +91,9 @@ def precision_report(
     equal = np.concatenate([batch.equal for batch in batches])
     output_drift = np.concatenate([batch.output_drift for batch in batches])
     largest = max(batch.largest_output for batch in batches) or 1.0
+    labelled = data is not None and len(data.classes) == math.prod(manifest.outputs[0].shape)
     accuracy_fp32, accuracy = (
-        None if data is None else float(np.concatenate([getattr(batch, name) for batch in batches]).mean())
+        None if not labelled else float(np.concatenate([getattr(batch, name) for batch in batches]).mean())
         for name in ("right_fp32", "right")
     )
     return PrecisionReport(

@@ -9,27 +9,34 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from torch import nn
 
 import networks
 from random_networks import PARTS, RandomCnn
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
-from rnp_deploy.bundle.manifest import Manifest
+from rnp_deploy.bundle.manifest import Manifest, Preprocessing
+from rnp_deploy.datasets import ArrayImages, ImageData
 from rnp_deploy.engines.ort_build import build_engine_set
 from rnp_deploy.errors import EngineError, ExportError, InputError, VerificationError
-from rnp_deploy.exporters import bundle_export, export_bundle
+from rnp_deploy.exporters import bundle_export, export_bundle, quantization
 from rnp_deploy.network import RuntimePrunedNetwork
 from tiny_training import tiny_data, tiny_network
 from typed_graphs import mixed_nodes, value_types, whole_graphs
 
 #: Networks of every kind of edge: two-sided options, a trunk, a depthwise follower, padding and gates.
-KINDS = ("chain", "basic residual", "separable", "concatenated", "depthwise")
+KINDS = (
+    "chain", "depthwise", "concatenated",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("basic residual", "separable")),
+)  # fmt: skip
+#: Of those, for what takes longer: both kinds of axes to cut, and a grouped convolution.
+FEW = (*KINDS[:2], pytest.param("concatenated", marks=pytest.mark.slow), *KINDS[3:])
 REDUCTIONS = {"GlobalAveragePool", "ReduceMean", "Softmax", "LayerNormalization", "InstanceNormalization"}
 ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
@@ -45,6 +52,32 @@ def made(kind: str, groups: int = 2) -> RuntimePrunedNetwork:
             backbone, torch.zeros(1, *shape), groups, min_macs_share=0.0
         )
     return networks.undecided(network)
+
+
+def noise(network: RuntimePrunedNetwork) -> ImageData:
+    """Random images in the form a network takes; the labels fit no outputs."""
+    random, shape = np.random.default_rng(0), network.input_shape
+    train, test = (
+        ArrayImages(random.standard_normal((n, *shape)).astype(np.float32), random.integers(0, 2, n))
+        for n in (24, 4)
+    )
+    form = Preprocessing(colour="RGB", size=shape[1:], mean=(0.0,) * 3, std=(1.0,) * 3)
+    return ImageData(train, test, ("a", "b"), form, "noise")
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory) -> Callable[[str], tuple[RuntimePrunedNetwork, Path, Manifest]]:
+    """As ``half``."""
+    known: dict[str, tuple[RuntimePrunedNetwork, Path, Manifest]] = {}
+
+    def export(kind: str) -> tuple[RuntimePrunedNetwork, Path, Manifest]:
+        if kind not in known:
+            network, path = made(kind), tmp_path_factory.mktemp("int8") / "bundle"
+            manifest = export_bundle(network, path, precision="int8", data=noise(network), verify=1)
+            known[kind] = (network, path, manifest)
+        return known[kind]
+
+    return export
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +166,7 @@ def test_a_controller_runs_fp16(kind, half):
     st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=3), st.booleans(), st.integers(0, 99),
     st.sampled_from([17, 20]), st.sampled_from(["pairs", "outputs"]),
 )  # fmt: skip
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_random_networks_in_fp16(parts, flatten, seed, opset, branches):
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
@@ -198,6 +231,104 @@ def test_a_report_on_labelled_images(tmp_path):
 def test_fp32_has_no_report(exported):
     manifest = open_bundle(exported("chain").path).manifest
     assert (manifest.precision, manifest.precision_report) == ("fp32", None)
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_int8_quantises_what_convolutions_read(kind, int8):
+    _, path, manifest = int8(kind)
+    assert all(t.dtype == "float32" for stage in manifest.stages for t in (*stage.inputs, *stage.outputs))
+    for file, model in whole_graphs(path).items():
+        onnx.checker.check_model(model, full_check=True)
+        makers = {output: node for node in model.graph.node for output in node.output}
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type not in ("Conv", "Gemm") or file.startswith("agent"):
+                continue
+            assert [makers[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2, file
+            assert all(constants[name].data_type == TensorProto.FLOAT for name in node.input[2:])
+            narrow = makers[makers[node.input[0]].input[0]]
+            zero = numpy_helper.to_array(constants[narrow.input[2]])
+            assert (zero.dtype, zero.tolist()) == (np.int8, 0)
+            weight, scale = makers[node.input[1]].input
+            cut = makers[weight].input[0] if weight in makers else weight
+            assert constants[cut].data_type == TensorProto.INT8
+            assert list(constants[scale].dims) == list(constants[cut].dims)[:1], (file, scale)
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_int8_has_one_scale_for_all_options(kind, int8):
+    network, path, manifest = int8(kind)
+    scales: dict[tuple[int, str], set[float]] = {}
+    graphs = whole_graphs(path)
+    for s, stage in enumerate(manifest.stages):
+        for branch in stage.branches:
+            graph = graphs[branch.file].graph
+            constants = {tensor.name: tensor for tensor in graph.initializer}
+            for node in graph.node:
+                if node.op_type == "QuantizeLinear":
+                    scale = float(numpy_helper.to_array(constants[node.input[1]]))
+                    scales.setdefault((s, node.input[0]), set()).add(scale)
+    assert all(len(values) == 1 and min(values) > 1e-6 for values in scales.values()), scales
+    size = (path / "weights.bin").stat().st_size
+    backbone = sum(p.numel() for p in network.backbone.parameters())
+    agent = sum(p.numel() for p in network.agent.parameters())
+    assert size <= 4 * agent + 1.6 * backbone + 64 * 3 * len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_controller_runs_int8(kind, int8):
+    network, path, manifest = int8(kind)
+    images = torch.from_numpy(noise(network).test.images)
+    options = network.random_options(4, torch.Generator().manual_seed(7))
+    with Controller.load(path, threads=1) as controller, torch.no_grad():
+        outputs = controller.run(images.numpy(), options=options.numpy()).outputs
+        expected = network.run(images, options).numpy()
+    assert 1e-4 < np.abs(outputs - expected).max() / np.abs(expected).max() < 0.05
+    assert manifest.verification.max_branch_deviation <= manifest.verification.tolerance < 8e-3
+    assert manifest.precision_report.accuracy is None
+
+
+def shifted_scale(stage, tensors, cuts, kept, options, cut=bundle_export.cut_branch):
+    """The scales of the channels behind: they lie one further in the file."""
+    model = cut(stage, tensors, cuts, kept, options)
+    for name, value in model.graph.initializers.items():
+        full = stage.graph.initializers.get(name)
+        if name.endswith(".weight_scale") and value.shape[0] < full.shape[0]:
+            old = value.const_value
+            value.const_value = ir.ExternalTensor(
+                old.location, old.offset + 4, old.length, old.dtype, shape=old.shape, name=name
+            )
+    return model
+
+
+def uncut_scales(stage, tensors, cuts, kept, options, cut=bundle_export.cut_branch):
+    without = {name: own for name, own in cuts.items() if not name.endswith("_scale")}
+    return cut(stage, tensors, without, kept, options)
+
+
+@pytest.mark.parametrize("broken", [wrong_slice, wrong_option, shifted_scale, uncut_scales])
+def test_a_wrong_cut_fails_in_int8(broken, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_export, "cut_branch", broken)
+    network = made("chain")
+    with pytest.raises((VerificationError, EngineError), match="stage"):
+        export_bundle(network, tmp_path / "bundle", precision="int8", data=noise(network), verify=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranges_are_of_what_the_masked_reference_gives():
+    """Half of the options the agent's, half random."""
+    network = made("chain")
+    images = noise(network).train
+    network.requires_grad_(False)
+    steps = list(quantization._inputs_of_stages(network, network.stages, torch.from_numpy(images.images), 3))
+    options = np.stack([steps[t + 1][1][t] for t in range(len(network.decisions))], axis=1)
+    assert options.shape == (24, 3)
+    assert len({tuple(row) for row in options[12:].tolist()}) > 2
+    with torch.no_grad():
+        full = network.run(torch.from_numpy(images.images), torch.from_numpy(options))
+        inputs, taken = steps[-1]
+        feeds = [torch.from_numpy(x) for x in (*inputs.values(), *taken.values())]
+        assert torch.allclose(network.stages[-1].module(*feeds)[-1], full, atol=1e-5)
 
 
 def scaled(change: Callable[[nn.Module], object]) -> RuntimePrunedNetwork:
