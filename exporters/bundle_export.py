@@ -33,11 +33,10 @@ from rnp_deploy.bundle.manifest import (
 from rnp_deploy.bundle.reading import MANIFEST_FILE, open_bundle
 from rnp_deploy.bundle.writing import describe_files, save_manifest
 from rnp_deploy.datasets import ImageData
-from rnp_deploy.engines import ort
 from rnp_deploy.errors import InputError, OutputExistsError
 from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
 from rnp_deploy.exporters.half_types import HALF_TYPES, give_half_types
-from rnp_deploy.exporters.precision import checked_opset, float32_ends, with_edge_types
+from rnp_deploy.exporters.precision import checked_opset, float32_ends, verifying_opener, with_edge_types
 from rnp_deploy.exporters.precision_report import precision_report
 from rnp_deploy.exporters.quantization import cuts_of_scales, quantise_stages
 from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, Piece, agent_step_piece, onnx_graphs, stage_piece
@@ -145,7 +144,7 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
         )
         save_manifest(manifest, folder)
         if verify:
-            opened = ort.opener(open_bundle(folder), ort.threads_in_use())
+            opened = verifying_opener(open_bundle(folder), precision)
             update: dict[str, Any] = {
                 "verification": verify_bundle(
                     network, torch_stages, models, manifest, folder, opened, verify, progress

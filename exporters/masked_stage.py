@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rnp_deploy.engine import Arrays, Engine
-from rnp_deploy.engines import ort
+from rnp_deploy.exporters.precision import verifying_opener
 from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, replace_node
 
 __all__ = ["MaskedStage", "Reference", "masked_stage"]
@@ -37,6 +37,19 @@ class _Mask(NamedTuple):
         return mask.reshape(shape)
 
 
+class _OneGraph(NamedTuple):
+    """A source of engines: one graph, and the folder of its weights."""
+
+    path: Path
+    data: bytes
+
+    def graph(self, path: str) -> bytes:
+        return self.data
+
+    def check_unchanged(self) -> None:
+        """It is being written by us."""
+
+
 class MaskedStage:
     """An engine of such a graph; call it as a :data:`Reference`.
 
@@ -49,11 +62,13 @@ class MaskedStage:
         self._engine, self._masks = engine, masks
 
     @classmethod
-    def open(cls, model: ir.Model, folder: Path, where: str, also: tuple[str, ...] = ()) -> MaskedStage:
-        """Run it with ONNX Runtime; its weights lie in it, or in ``folder``."""
+    def open(
+        cls, model: ir.Model, folder: Path, where: str, precision: str, also: tuple[str, ...] = ()
+    ) -> MaskedStage:
+        """Open it; its weights lie in it, or in ``folder``."""
         masked, masks = masked_stage(model, also)
-        data = ir.to_proto(masked).SerializeToString()
-        return cls(ort.engine_from_onnx(data, folder, where, ort.threads_in_use()), masks)
+        source = _OneGraph(folder, ir.to_proto(masked).SerializeToString())
+        return cls(verifying_opener(source, precision)(where), masks)
 
     def __call__(self, inputs: Arrays, options: Mapping[int, NDArray[np.int64]]) -> Arrays:
         """See :data:`Reference`."""

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from rnp_deploy.bundle.manifest import TensorManifest
 from rnp_deploy.datasets import ImageData
+from rnp_deploy.engine import OpenEngine
+from rnp_deploy.engines import ort
 from rnp_deploy.errors import InputError
 from rnp_deploy.exporters.half_types import HALF_TYPES
 from rnp_deploy.exporters.stage_graph import OPSET
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.network.stages import Stage
 
-__all__ = ["PRECISIONS", "checked_opset", "float32_ends", "with_edge_types"]
+__all__ = ["PRECISIONS", "checked_opset", "float32_ends", "verifying_opener", "with_edge_types"]
 
 #: Precision → the opsets it can be written in, the usual one last.
 PRECISIONS = {
@@ -72,3 +74,15 @@ def with_edge_types(
         dataclasses.replace(stage, inputs=typed(stage.inputs), outputs=typed(stage.outputs))
         for stage in stages
     )
+
+
+def verifying_opener(source: ort.GraphSource, precision: str) -> OpenEngine:
+    """What runs the graphs of a precision on the CPU: ONNX Runtime, or torch where it has no bfloat16.
+
+    With one thread, or the pool there is, so that exporting starts none in the caller's process.
+    """
+    if precision == "bf16":
+        from rnp_deploy.engines import torch_engine
+
+        return torch_engine.opener(source, "cpu")
+    return ort.opener(source, ort.threads_in_use())

@@ -135,7 +135,7 @@ def _ranges(
     for stage, model, names in zip(stages, models, read, strict=True):
         own_inputs = {tensor.name for tensor in stage.inputs}
         made = tuple(name for name in names if name not in own_inputs)
-        seen.append(MaskedStage.open(model, Path(), f"stage {stage.index}", made))
+        seen.append(MaskedStage.open(model, Path(), f"stage {stage.index}", "int8", made))
         collectors.append(HistogramCollector("percentile", True, 2048, 128, _PERCENTILE, "same"))
     rows = spread_rows(images, _IMAGES)
     for start in range(0, len(rows), _BATCH):

@@ -53,8 +53,7 @@ def verify_bundle(
         models: What their branches were cut from.
         manifest: Of the bundle.
         folder: Where it lies.
-        open_engine: Opens its graphs; with one thread, or the pool there is, so that exporting starts none in
-            the caller's process.
+        open_engine: Opens its graphs.
         samples: How many inputs.
         progress: Told of branches verified.
 
@@ -69,7 +68,7 @@ def verify_bundle(
         references = [partial(_masked_torch, stage) for stage in stages]
     else:
         references = [
-            MaskedStage.open(model, folder, f"stage {stage.index}")
+            MaskedStage.open(model, folder, f"stage {stage.index}", manifest.precision)
             for stage, model in zip(stages, models, strict=False)  # the agent's come after
         ]
     worst, worst_file = _verify_branches(network, references, manifest, open_engine, images, progress)
