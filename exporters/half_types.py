@@ -47,6 +47,9 @@ def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[st
     ShapeInferencePass()(model)  # functions that were inlined left values without types
     half, graph = HALF_TYPES[precision], model.graph
     opset = model.opset_imports[""]
+    for node in graph:
+        if (node.domain, node.op_type) != ZEROS_FOLLOW:
+            _schema(node, opset, where)
     everything = (
         *graph.inputs,
         *graph.initializers.values(),
@@ -68,10 +71,10 @@ def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[st
             _round_weight(value, half, precision, where)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
-        for i, value in enumerate(node.inputs):
+        for i, x in enumerate(node.inputs):
             dtype = wanted.get((node, i))
-            if value is not None and dtype is not None and value.dtype != dtype:
-                node.replace_input_with(i, _cast(graph, casts, value, dtype, node))
+            if x is not None and dtype is not None and x.dtype != dtype:
+                node.replace_input_with(i, _cast(graph, casts, x, dtype, node))
         for i, output in enumerate(node.outputs):
             if output in floats:
                 output.type = ir.TensorType(_made(node, i, half, opset, where))
@@ -91,6 +94,12 @@ def _type_outputs(
 
 
 def _schema(node: ir.Node, opset: int, where: str) -> onnx.defs.OpSchema:
+    if any(
+        attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()
+    ):
+        raise ExportError(
+            f"{where}: {node.op_type} holds graphs of its own, whose types are not changed; export the network in fp32"
+        )
     try:
         return onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError as err:

@@ -87,7 +87,8 @@ def masked_stage(model: ir.Model, also: tuple[str, ...] = ()) -> tuple[ir.Model,
         The graph, and the masks it takes as inputs beside the stage's own.
     """
     masked = model.clone()
-    graph, masks = masked.graph, []
+    graph = masked.graph
+    masks: list[_Mask] = []
     values = {value.name: value for node in graph for value in node.outputs}
     graph.outputs.extend(values[name] for name in also if not values[name].is_graph_output())
     for node in list(graph):

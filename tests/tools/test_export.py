@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from commands import failure, success
 from networks import undecided
@@ -24,6 +25,7 @@ from rnp_deploy.exporters import SingleFile
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.checkpoint import Architecture, Checkpoint, save_checkpoint
 from rnp_deploy.tools.export import main
+from rnp_deploy.tools.inspect import main as inspect
 from rnp_deploy.training.backbones import BACKBONES
 
 ARCHITECTURE = Architecture(name="digits-cnn", arguments={"widths": "8,8,8,8"})
@@ -103,6 +105,57 @@ def test_people_get_a_line_and_the_flags_reach_the_library(saved, bundle, tmp_pa
     assert out.startswith(f"{tmp_path / 'bundle'}: 11 branches, ")
     assert "not verified" in out
     assert calls == [(tmp_path / "bundle", True, 0), (tmp_path / "other", False, 2)]
+
+
+def test_a_precision_and_its_report(saved, tmp_path):
+    path = tmp_path / "bundle"
+    arguments = [
+        saved[1],
+        "-o",
+        path,
+        "--precision",
+        "int8",
+        "--data",
+        "digits",
+        "--opset",
+        "17",
+        "--verify",
+        "1",
+    ]
+    result = success(main, [*arguments, "--json"])
+    report, manifest = json.loads(result.stdout), read_manifest(path)
+    assert report["precision"] == manifest.precision == "int8"
+    assert report["precision_report"] == manifest.precision_report.model_dump(mode="json")
+    assert report["precision_report"]["images"] == 450
+    assert "finding ranges: 256/256" in result.stderr
+    shown = success(inspect, [path]).stdout
+    assert "format 1.0, int8, by" in shown
+    for line in manifest.precision_report.lines():
+        assert line in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--precision", "int8"], "int8 needs images to find the ranges"),
+        (
+            ["--precision", "fp16", "--opset", "22"],
+            "opset=22: fp16 bundles are written in opset 17, 18, 19, 20",
+        ),
+        (["--precision", "fp16", "--data", "mnist"], "there is no data set 'mnist'"),
+    ],
+)
+def test_precisions_that_cannot_be(saved, arguments, words, tmp_path):
+    assert words in failure(main, [saved[1], "-o", tmp_path / "bundle", *arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--precision", "fp16"], ["--opset", "17"], ["--data", "digits"]])
+def test_a_single_file_is_fp32(saved, arguments, tmp_path):
+    whole = [saved[1], "--single-file", "-o", tmp_path / "model.onnx", *arguments]
+    result = CliRunner().invoke(main, [str(argument) for argument in whole])
+    assert result.exit_code == 2
+    assert "--single-file takes no --precision" in result.stderr
 
 
 def test_a_single_file_and_its_report(saved, tmp_path):
