@@ -47,21 +47,9 @@ def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[st
     ShapeInferencePass()(model)  # functions that were inlined left values without types
     half, graph = HALF_TYPES[precision], model.graph
     opset = model.opset_imports[""]
-    for node in graph:
-        if (node.domain, node.op_type) != ZEROS_FOLLOW:
-            _schema(node, opset, where)
-    everything = (
-        *graph.inputs,
-        *graph.initializers.values(),
-        *(value for node in graph for value in node.outputs),
-    )
-    floats = {value for value in everything if value.dtype == _FLOAT}
-    wanted = {
-        (node, i): _wanted(node, i, half, opset, where)
-        for node in graph
-        for i, value in enumerate(node.inputs)
-        if value in floats
-    }
+    made = (value for node in graph for value in node.outputs)
+    floats = {v for v in (*graph.inputs, *graph.initializers.values(), *made) if v.dtype == _FLOAT}
+    wanted = _wanted_types(graph, floats, half, opset, where)
     for value in graph.inputs:
         if value in floats and value.name not in float32_ends:
             value.type = ir.TensorType(half)
@@ -79,6 +67,20 @@ def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[st
             if output in floats:
                 output.type = ir.TensorType(_made(node, i, half, opset, where))
     _type_outputs(graph, half, floats, float32_ends)
+
+
+def _wanted_types(
+    graph: ir.Graph, floats: Collection[ir.Value], half: ir.DataType, opset: int, where: str
+) -> dict[tuple[ir.Node, int], ir.DataType | None]:
+    """Node and position → the type in which it needs that float input."""
+    wanted = {}
+    for node in graph:
+        if (node.domain, node.op_type) != ZEROS_FOLLOW:
+            _schema(node, opset, where)
+        for i, value in enumerate(node.inputs):
+            if value in floats:
+                wanted[node, i] = _wanted(node, i, half, opset, where)
+    return wanted
 
 
 def _type_outputs(
