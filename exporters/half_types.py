@@ -18,15 +18,19 @@ HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 _FLOAT = ir.DataType.FLOAT
 #: Sums over many values, and what such sums normalise.
-_IN_FLOAT32 = frozenset(
-    ["ArgMax", "ArgMin", "CumSum", "GlobalAveragePool", "GlobalLpPool", "GroupNormalization", "InstanceNormalization", "LRN", "LayerNormalization", "LogSoftmax", "LpNormalization", "LpPool", "MeanVarianceNormalization", "RMSNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax"]
-)  # fmt: skip
+_IN_FLOAT32 = frozenset((
+    "ArgMax", "ArgMin", "CumSum", "GlobalAveragePool", "GlobalLpPool", "GroupNormalization",
+    "InstanceNormalization", "LRN", "LayerNormalization", "LogSoftmax", "LpNormalization", "LpPool",
+    "MeanVarianceNormalization", "RMSNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum",
+    "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax",
+))  # fmt: skip
 #: They move the values of their first input, and give them in the type they come in.
-_MOVING = frozenset(
-    ["DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"]
-)  # fmt: skip
+_MOVING = frozenset((
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+))  # fmt: skip
 #: They take any type in their first input, and what they give does not depend on it.
-_TYPE_BLIND = frozenset(["Cast", "CastLike", "Shape", "Size"])
+_TYPE_BLIND = frozenset(("Cast", "CastLike", "Shape", "Size"))
 
 
 def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[str], where: str) -> None:

@@ -67,8 +67,9 @@ def quantise_stages(
 def cuts_of_scales(cuts: Mapping[str, Sequence[ParameterCut]]) -> dict[str, list[ParameterCut]]:
     """The cuts, and those of the scales of weights: where output channels go, so do their scales."""
     scales = {
-        f"{name}_scale": [dataclasses.replace(cut, name=f"{name}_scale") for cut in own if cut.axis == 0]
+        name + part: [dataclasses.replace(cut, name=name + part) for cut in own if cut.axis == 0]
         for name, own in cuts.items()
+        for part in ("_scale", "_zero_point")
     }
     return scales | {name: list(own) for name, own in cuts.items()}
 
@@ -204,7 +205,10 @@ def _quantise_weight(graph: ir.Graph, weight: ir.Value) -> None:
     users = list(weight.uses())
     weight.const_value = ir.Tensor(steps.astype(np.int8), name=str(weight.name))
     weight.type = ir.TensorType(ir.DataType.INT8)
-    node = ir.node("DequantizeLinear", [weight, _constant(graph, f"{weight.name}_scale", scale)], {"axis": 0})
+    # Parsers of TensorRT up to 10.0 refuse a node without a zero point.
+    zeros = _constant(graph, f"{weight.name}_zero_point", np.zeros(len(scale), np.int8))
+    inputs = [weight, _constant(graph, f"{weight.name}_scale", scale), zeros]
+    node = ir.node("DequantizeLinear", inputs, {"axis": 0})
     node.outputs[0].name = f"{weight.name}_dequantized"
     for user, position in users:
         user.replace_input_with(position, node.outputs[0])

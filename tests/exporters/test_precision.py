@@ -278,10 +278,11 @@ def test_int8_quantises_what_convolutions_read(kind, narrow):
             narrow = makers[makers[node.input[0]].input[0]]
             zero = numpy_helper.to_array(constants[narrow.input[2]])
             assert (zero.dtype, zero.tolist()) == (np.int8, 0)
-            weight, scale = widened.input
+            weight, scale, zeros = widened.input
             cut = makers[weight].input[0] if weight in makers else weight
             assert constants[cut].data_type == TensorProto.INT8
-            assert list(constants[scale].dims) == list(constants[cut].dims)[:1], (file, scale)
+            for each in (scale, zeros):
+                assert list(constants[each].dims) == list(constants[cut].dims)[:1], (file, each)
 
 
 @pytest.mark.parametrize("kind", FEW)
@@ -331,7 +332,7 @@ def shifted_scale(stage, tensors, cuts, kept, options, cut=bundle_export.cut_bra
 
 
 def uncut_scales(stage, tensors, cuts, kept, options, cut=bundle_export.cut_branch):
-    without = {name: own for name, own in cuts.items() if not name.endswith("_scale")}
+    without = {name: own for name, own in cuts.items() if not name.endswith(("_scale", "_zero_point"))}
     return cut(stage, tensors, without, kept, options)
 
 
