@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.precision import PrecisionReport
 from rnp_deploy.controller import Controller
 from rnp_deploy.datasets import ImageData, spread_rows
-from rnp_deploy.engine import Arrays, Engine, OpenEngine
+from rnp_deploy.engine import Arrays, OpenEngine
+from rnp_deploy.engine_cache import EngineCache
 from rnp_deploy.network.agent import StepOutput
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.progress import Progress
@@ -26,6 +26,8 @@ __all__ = ["precision_report"]
 _MOST_IMAGES = 1000
 _RANDOM_IMAGES = 16
 _BATCH = 32
+#: Weights of the engines that are open at a time, here and in the controller.
+_BUDGET_BYTES = 2**30
 #: On the scale of an agent that knows the price: the ends and the middle.
 _POSITIONS = (0.0, 0.5, 1.0)
 
@@ -71,19 +73,14 @@ def precision_report(
     if scale is not None:
         prices.update(float(f"{price:.6g}") for price in scale.penalty(torch.tensor(_POSITIONS)).tolist())
     batches = []
-    engines: dict[str, Engine] = {}
-
-    def opened(file: str) -> Engine:
-        if file not in engines:
-            engines[file] = open_engine(file)
-        return engines[file]
-
-    with Controller(manifest, opened) as controller:
+    sizes = {branch.file: branch.weight_bytes for stage in manifest.stages for branch in stage.branches}
+    engines = EngineCache(open_engine, sizes, _BUDGET_BYTES, lambda _: None)
+    with Controller(manifest, open_engine, memory_budget_bytes=_BUDGET_BYTES) as controller:
         total = len(prices) * len(images)
         for price in sorted(prices):
             for start in range(0, len(images), _BATCH):
                 rows = slice(start, start + _BATCH)
-                batches.append(_batch(network, controller, opened, images[rows], labels[rows], price))
+                batches.append(_batch(network, controller, engines, images[rows], labels[rows], price))
                 progress("comparing with fp32", sum(len(b.equal) for b in batches), total)
     margins, drifts = (
         np.concatenate([getattr(b, n) for b in batches], axis=1) for n in ("margins", "drifts")
@@ -117,7 +114,7 @@ def precision_report(
 def _batch(
     network: RuntimePrunedNetwork,
     controller: Controller,
-    opened: Callable[[str], Engine],
+    engines: EngineCache,
     images: Tensor,
     labels: NDArray[np.int64],
     price: float,
@@ -132,7 +129,7 @@ def _batch(
 
     states = [network.agent.initial_state(images)]
     outputs, options = network.route(images, choose)
-    at_those = _run_at(controller.manifest, opened, images.numpy(), options.numpy())
+    at_those = _run_at(controller.manifest, engines, images.numpy(), options.numpy())
     got, state = [], network.agent.initial_state(images)
     for t, decision in enumerate(network.decisions):
         step = _step(network, t, torch.from_numpy(at_those[decision.features]), state, price)
@@ -160,7 +157,7 @@ def _step(network: RuntimePrunedNetwork, t: int, features: Tensor, state: Tensor
 
 def _run_at(
     manifest: Manifest,
-    opened: Callable[[str], Engine],
+    engines: EngineCache,
     images: NDArray[np.float32],
     options: NDArray[np.int64],
 ) -> Arrays:
@@ -172,7 +169,7 @@ def _run_at(
         files = {branch.options: branch.file for branch in stage.branches}
         tensors |= {tensor.name: RoutedTensor(len(images)) for tensor in stage.outputs}
         for rows, key in rows_by_options(options[:, list(stage.option_decisions)]):
-            results = opened(files[key]).run({t.name: tensors[t.name].take(rows) for t in stage.inputs})
+            results = engines.get(files[key]).run({t.name: tensors[t.name].take(rows) for t in stage.inputs})
             for name, array in results.items():
                 tensors[name].put(rows, array)
     whole = {t.name for stage in manifest.stages for t in stage.outputs if t.follows is None}

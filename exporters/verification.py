@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,14 +63,14 @@ def verify_bundle(
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(samples, *network.input_shape, generator=generator)
-    references: list[Reference]
+    references: Iterable[Reference]
     if manifest.precision == "fp32":
-        references = [partial(_masked_torch, stage) for stage in stages]
+        references = (partial(_masked_torch, stage) for stage in stages)
     else:
-        references = [
+        references = (  # one open at a time
             MaskedStage.open(model, folder, f"stage {stage.index}", manifest.precision)
             for stage, model in zip(stages, models, strict=False)  # the agent's come after
-        ]
+        )
     worst, worst_file = _verify_branches(network, references, manifest, open_engine, images, progress)
     with Controller(manifest, open_engine) as controller:
         full = network.full_options(samples)
@@ -106,7 +106,7 @@ def _masked_torch(stage: Stage, inputs: Arrays, options: Mapping[int, NDArray[np
 
 def _verify_branches(
     network: RuntimePrunedNetwork,
-    references: Sequence[Reference],
+    references: Iterable[Reference],
     manifest: Manifest,
     open_engine: OpenEngine,
     images: Tensor,

@@ -24,7 +24,6 @@ from rnp_deploy.tools.model_options import (
 )
 
 if TYPE_CHECKING:
-    from rnp_deploy.bundle.precision import PrecisionReport
     from rnp_deploy.datasets import ImageData
     from rnp_deploy.network.checkpoint import Checkpoint
 
@@ -137,10 +136,12 @@ def main(  # noqa: PLR0913 - the options of the command
         "bytes": size,
         "seconds": round(time.perf_counter() - started, 2),
         "agent_trained": manifest.agent_trained,
-        "precision": manifest.precision,
         "verification": manifest.verification.model_dump(mode="json"),
-        "precision_report": _dumped(manifest.precision_report),
     }
+    if not single_file:
+        changed = manifest.precision_report
+        report["precision"] = manifest.precision
+        report["precision_report"] = None if changed is None else changed.model_dump(mode="json")
     if as_json:
         print_json(report)
         return
@@ -165,10 +166,6 @@ def _data(name: str | None, loaded: Checkpoint) -> ImageData | None:
     if form is None:
         return load_data(name)
     return load_data(name, form.size, form.colour, form.mean, form.std)
-
-
-def _dumped(report: PrecisionReport | None) -> dict[str, Any] | None:
-    return None if report is None else report.model_dump(mode="json")
 
 
 def _check_output(output: Path, overwrite: bool, single_file: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import networks
+from families import FAMILIES
 from onnx_graphs import run_plain
 from random_networks import RandomCnn
 from rnp_deploy import Controller
@@ -19,7 +20,7 @@ from rnp_deploy.errors import ExportError
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.exporters.opsets import lower_opset
 from rnp_deploy.network import RuntimePrunedNetwork
-from typed_graphs import whole_graphs
+from typed_graphs import mixed_nodes, whole_graphs
 
 SHAPE = (2, 6, 4, 4)
 
@@ -106,3 +107,23 @@ def test_a_bundle_in_opset_17_gives_the_same(parts, tmp_path):
         assert result.options.tolist() == options.tolist()
         np.testing.assert_allclose(result.outputs, outputs.numpy(), atol=1e-4 * float(outputs.abs().max()))
     build_engine_set(open_bundle(tmp_path / "bundle"), tmp_path / "engines", verify=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "name",
+    ["squeezenet", "densenet", "mobilenet_v3", "efficientnet", "regnet_y", "shufflenet_v2", "convnext"],
+)
+def test_families_in_opset_17(name, precision, tmp_path):
+    family = FAMILIES[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        backbone = networks.randomised(family.build())
+        example = torch.zeros(1, 3, family.size, family.size)
+        network = RuntimePrunedNetwork.from_backbone(backbone, example, 2, granularity="block")
+    export_bundle(network, tmp_path / "bundle", opset=17, precision=precision, verify=1)
+    for file, model in whole_graphs(tmp_path / "bundle").items():
+        assert [entry.version for entry in model.opset_import] == [17]
+        onnx.checker.check_model(model, full_check=True)
+        assert list(mixed_nodes(model)) == [], file

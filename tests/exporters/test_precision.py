@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 import networks
+from onnx_graphs import run_plain
 from random_networks import PARTS, RandomCnn
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
@@ -229,6 +230,42 @@ def branching() -> onnx.NodeProto:
 def test_operators_whose_types_are_not_known(model, words):
     with pytest.raises(ExportError, match=words):
         give_half_types(model, "fp16", {"images"}, "stage 2")
+
+
+def test_a_tensor_is_cast_once_and_sums_meet_without_casts():
+    nodes = [
+        onnx.helper.make_node("Relu", ["images"], ["h"]),
+        onnx.helper.make_node("Softmax", ["h"], ["a"]),
+        onnx.helper.make_node("LogSoftmax", ["h"], ["b"]),
+        onnx.helper.make_node("Identity", ["a"], ["moved"]),
+        onnx.helper.make_node("Softmax", ["moved"], ["c"]),
+        onnx.helper.make_node("Add", ["b", "c"], ["y"]),
+    ]
+    model = graph_with(*nodes)
+    give_half_types(model, "fp16", {"images", "y"}, "stage 0")
+    # images for Relu, h for both sums, b and c for Add, y at the end; none between a and c
+    assert [node.op_type for node in model.graph].count("Cast") == 5
+    assert list(mixed_nodes(ir.to_proto(model))) == []
+
+
+def test_int8_steps_are_those_of_the_ranges():
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((3, 4)).astype(np.float32) * np.array([[1], [100], [0]], np.float32)
+    x = np.float32([[2.54, -1.0, 0.01, 9.0]])  # the last beyond its range
+    model = graph_with(onnx.helper.make_node("Gemm", ["images", "w"], ["y"], transB=1))
+    proto = ir.to_proto(model)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    model = ir.from_proto(proto)
+    quantization._quantise(model.graph, quantization._layers(model.graph), {"images": 2.54})
+    constants = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    assert constants["images_scale"] == pytest.approx(0.02)
+    assert constants["w"].dtype == np.int8
+    assert np.abs(constants["w"]).max(axis=1).tolist() == [127, 127, 0]
+    steps = constants["w_scale"][:, None]
+    assert (np.abs(constants["w"] * steps - weight) <= steps / 2 + 1e-6).all()
+    (y,) = run_plain(ir.to_proto(model), {"images": x}).values()
+    clipped = np.rint(x / 0.02).clip(-128, 127) * 0.02
+    np.testing.assert_allclose(y, clipped @ (constants["w"] * steps).T, rtol=1e-4, atol=1e-4)
 
 
 def test_the_report_counts_what_it_says(narrow):
