@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.precision import PrecisionReport
 from rnp_deploy.controller import Controller
@@ -28,8 +29,8 @@ _RANDOM_IMAGES = 16
 _BATCH = 32
 #: Weights of the engines that are open at a time, here and in the controller.
 _BUDGET_BYTES = 2**30
-#: On the scale of an agent that knows the price: the ends and the middle.
-_POSITIONS = (0.0, 0.5, 1.0)
+#: Between the cheapest and the dearest of an agent that knows the price.
+_PARTS = (0.25, 0.5, 0.75)
 
 
 class _Batch(NamedTuple):
@@ -53,6 +54,9 @@ def precision_report(
 ) -> PrecisionReport:
     """Run a bundle and the network it was made from, at the agent's own price and a few over its range.
 
+    Those between the ends of the range are where the calibration, if there is one, says that an image costs a
+    quarter, half and three quarters of the way from the least to the most.
+
     Args:
         network: On the CPU, in eval mode.
         manifest: Of the bundle.
@@ -68,16 +72,13 @@ def precision_report(
     else:
         read, labels = data.test.read(spread_rows(data.test, _MOST_IMAGES))
         images = torch.from_numpy(read)
-    scale = network.agent.scale
-    prices = {network.agent.penalty}
-    if scale is not None:
-        prices.update(float(f"{price:.6g}") for price in scale.penalty(torch.tensor(_POSITIONS)).tolist())
+    prices = _prices(network, manifest.calibration)
     batches = []
     sizes = {branch.file: branch.weight_bytes for stage in manifest.stages for branch in stage.branches}
     engines = EngineCache(open_engine, sizes, _BUDGET_BYTES, lambda _: None)
     with Controller(manifest, open_engine, memory_budget_bytes=_BUDGET_BYTES) as controller:
         total = len(prices) * len(images)
-        for price in sorted(prices):
+        for price in prices:
             for start in range(0, len(images), _BATCH):
                 rows = slice(start, start + _BATCH)
                 batches.append(_batch(network, controller, engines, images[rows], labels[rows], price))
@@ -96,7 +97,7 @@ def precision_report(
     return PrecisionReport(
         data=None if data is None else data.name,
         images=len(images),
-        penalties=tuple(sorted(prices)),
+        penalties=prices,
         decisions=equal.size,
         decisions_equal=int(equal.sum()),
         margin_median=float(np.median(margins)),
@@ -108,6 +109,21 @@ def precision_report(
         output_drift_mean=float(output_drift.mean()) / largest,
         accuracy_fp32=accuracy_fp32,
         accuracy=accuracy,
+    )
+
+
+def _prices(network: RuntimePrunedNetwork, calibration: Calibration | None) -> tuple[float, ...]:
+    """The agent's own, the ends of its range, and some between: there decisions differ from image to image."""
+    agent = network.agent
+    if agent.scale is None:
+        return (agent.penalty,)
+    between = agent.scale.penalty(torch.tensor(_PARTS)).tolist()
+    if calibration is not None:
+        shares = [point.macs_share for point in calibration.points]
+        low, high = min(shares), max(shares)
+        between = [calibration.penalty_for(low + part * (high - low)) for part in _PARTS]
+    return tuple(
+        sorted({agent.penalty, agent.scale.low, agent.scale.high, *(float(f"{p:.6g}") for p in between)})
     )
 
 

@@ -22,11 +22,12 @@ from onnx_graphs import run_plain
 from random_networks import PARTS, RandomCnn
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
+from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
 from rnp_deploy.bundle.manifest import Manifest, Preprocessing
 from rnp_deploy.datasets import ArrayImages, ImageData
 from rnp_deploy.engines.ort_build import build_engine_set
 from rnp_deploy.errors import EngineError, ExportError, InputError, VerificationError
-from rnp_deploy.exporters import bundle_export, export_bundle, quantization
+from rnp_deploy.exporters import bundle_export, export_bundle, precision_report, quantization
 from rnp_deploy.exporters.half_types import give_half_types
 from rnp_deploy.exporters.precision import verifying_opener
 from rnp_deploy.network import RuntimePrunedNetwork
@@ -271,13 +272,28 @@ def test_int8_steps_are_those_of_the_ranges():
 def test_the_report_counts_what_it_says(narrow):
     network, _, manifest = narrow("chain")
     report = manifest.precision_report
-    assert (report.data, report.images, len(report.penalties)) == (None, 16, 4)
-    assert report.decisions == 16 * 4 * len(network.decisions)
+    assert (report.data, report.images, len(report.penalties)) == (None, 16, 6)
+    assert report.decisions == 16 * 6 * len(network.decisions)
     assert 0.9 * report.decisions <= report.decisions_equal <= report.decisions
     assert 0 < report.drift_median <= report.drift_p99 < report.margin_median
     assert 0 < report.output_drift_mean <= report.output_drift_max < 1e-2
     assert report.accuracy is report.accuracy_fp32 is None
     assert "random images" in report.lines()[0]
+
+
+def test_prices_are_where_decisions_differ():
+    network = tiny_network()
+    assert precision_report._prices(network, None) == pytest.approx(
+        (-0.02, -0.000366, 0.0172, 0.1, 0.1324, 1.0), rel=1e-2
+    )
+    points = [
+        CalibrationPoint(penalty=price, accuracy=0.5, macs_share=share, option_counts=())
+        for price, share in ((-0.02, 0.9), (0.2, 0.9), (0.3, 0.1), (1.0, 0.1))
+    ]
+    curve = Calibration(data="d", samples=1, backbone_accuracy=0.5, full_accuracy=0.5, points=tuple(points))
+    wanted = (-0.02, 0.1, 0.225, 0.25, 0.275, 1.0)
+    assert precision_report._prices(network, curve) == pytest.approx(wanted)
+    assert precision_report._prices(tiny_network(penalty_range=None), curve) == (0.1,)
 
 
 def test_a_report_on_labelled_images(tmp_path):
