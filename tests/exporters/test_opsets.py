@@ -85,7 +85,13 @@ def test_what_opset_17_cannot_say_names_stage_and_operator(model):
         lower_opset(ir.from_proto(model), 17, "stage 3")
 
 
-@pytest.mark.parametrize("parts", [["channels last", "mixed"], ["concatenated", "grouped, linear gate"]])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["channels last", "mixed"],
+        pytest.param(["concatenated", "grouped, linear gate"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_bundle_in_opset_17_gives_the_same(parts, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(5)
