@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import networks
+from narrow_bundles import Narrow, narrow_bundle
 from rnp_deploy.bundle import open_bundle
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
@@ -70,3 +71,17 @@ def engine_set(
         return made[name]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Narrow]:
+    """Kind of network, precision → its bundle; each is exported once."""
+    known: dict[tuple[str, str], Narrow] = {}
+
+    def export(kind: str, precision: str = "fp16") -> Narrow:
+        if (kind, precision) not in known:
+            path = tmp_path_factory.mktemp(precision) / "bundle"
+            known[kind, precision] = narrow_bundle(kind, precision, path)
+        return known[kind, precision]
+
+    return export

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from rnp_deploy.bundle import open_bundle
 
-__all__ = ["mixed_nodes", "value_types", "whole_graphs"]
+__all__ = ["graph_with", "mixed_nodes", "value_types", "whole_graphs"]
 
 FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -60,3 +61,11 @@ def mixed_nodes(model: onnx.ModelProto) -> Iterator[str]:
         floats = {types[name] for name in node.input if name and types[name] in FLOATING}
         if len(floats) > 1 and node.op_type != "Resize":
             yield f"{node.op_type} {node.output[0]}"
+
+
+def graph_with(*nodes: onnx.NodeProto) -> ir.Model:
+    """These nodes between ``images`` and ``y``, both float32 ``[N, 4]``; they may be of the domain ``own`` too."""
+    ends = [[helper.make_tensor_value_info(name, 1, ["N", 4])] for name in ("images", "y")]
+    graph = helper.make_graph(nodes, "g", *ends)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    return ir.from_proto(helper.make_model(graph, opset_imports=opsets))

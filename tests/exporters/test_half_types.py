@@ -1,0 +1,84 @@
+"""fp16 and bf16 in graphs: where casts stand, and what the types cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from narrow_bundles import made
+from rnp_deploy.errors import ExportError, VerificationError
+from rnp_deploy.exporters import export_bundle
+from rnp_deploy.exporters.half_types import give_half_types
+from rnp_deploy.network import RuntimePrunedNetwork
+from typed_graphs import graph_with, mixed_nodes
+
+
+def branching() -> onnx.NodeProto:
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["images"], ["z"])],
+        "b",
+        [],
+        [onnx.helper.make_tensor_value_info("z", 1, None)],
+    )
+    return onnx.helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (graph_with(onnx.helper.make_node("Twist", ["images"], ["y"], domain="own")), r"stage 2: own::Twist is no operator"),
+        (graph_with(onnx.helper.make_node("Cast", ["images"], ["c"], to=9), branching()), r"stage 2: If holds graphs"),
+    ],
+)  # fmt: skip
+def test_operators_whose_types_are_not_known(model, words):
+    with pytest.raises(ExportError, match=words):
+        give_half_types(model, "fp16", {"images"}, "stage 2")
+
+
+def test_a_tensor_is_cast_once_and_sums_meet_without_casts():
+    nodes = [
+        onnx.helper.make_node("Relu", ["images"], ["h"]),
+        onnx.helper.make_node("Softmax", ["h"], ["a"]),
+        onnx.helper.make_node("LogSoftmax", ["h"], ["b"]),
+        onnx.helper.make_node("Identity", ["a"], ["moved"]),
+        onnx.helper.make_node("Softmax", ["moved"], ["c"]),
+        onnx.helper.make_node("Add", ["b", "c"], ["y"]),
+    ]
+    model = graph_with(*nodes)
+    give_half_types(model, "fp16", {"images", "y"}, "stage 0")
+    # images for Relu, h for both sums, b and c for Add, y at the end; none between a and c
+    assert [node.op_type for node in model.graph].count("Cast") == 5
+    assert list(mixed_nodes(ir.to_proto(model))) == []
+
+
+def scaled(change: Callable[[nn.Module], object]) -> RuntimePrunedNetwork:
+    network = made("chain")
+    with torch.no_grad():
+        change(network.backbone)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "words"),
+    [
+        (
+            lambda: scaled(lambda net: net.get_parameter("features.2.bias")[3].fill_(70000.0)),
+            ExportError,
+            r"stage 1: features\.2\.bias holds 70000, beyond the range of fp16; export .* bf16",
+        ),
+        (
+            lambda: scaled(lambda net: net.get_parameter("features.2.weight").mul_(3e5)),
+            VerificationError,
+            r"stage 1, stages/01/.*not finite in fp16: activations pass 65504.*bf16",
+        ),
+    ],
+)  # fmt: skip
+def test_what_fp16_cannot_hold(network, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        export_bundle(network(), tmp_path / "bundle", precision="fp16", verify=1)
+    assert list(tmp_path.iterdir()) == []
