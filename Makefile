@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: install demo results test test-slow check lint types packaging clean
+.PHONY: install demo results test test-gpu test-slow check lint types packaging clean
 
 install: .venv/installed
 
@@ -28,6 +28,10 @@ results: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# On a machine with a GPU. ONNX Runtime and TensorRT for it are installed by hand: docs/gpu-results.md.
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu --timeout 1200
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 1200

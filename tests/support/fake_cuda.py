@@ -133,6 +133,9 @@ class FakeCuda:
     def do_cuMemFree_v2(self, pointer):
         return 0 if self.blocks.pop(pointer.value, None) is not None else INVALID_VALUE
 
+    def do_cuMemGetInfo_v2(self, free, total):
+        free._obj.value, total._obj.value = self.limit_bytes - self.used_bytes, self.limit_bytes
+
     def do_cuMemHostAlloc(self, pointer, nbytes, flags):
         block = ctypes.create_string_buffer(nbytes.value)
         self.pinned[ctypes.addressof(block)] = block
