@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,10 @@ def full_memory() -> Iterator[None]:
     memory, blocks = CudaMemory(), []
     size = _device_memory()[0]
     while size >= _SMALLEST_BLOCK:
-        try:
-            with memory.turn():
-                blocks.append(memory.empty((size,), np.dtype(np.uint8)))
-        except DeviceError:
-            size //= 2
+        with suppress(DeviceError), memory.turn():
+            blocks.append(memory.empty((size,), np.dtype(np.uint8)))
+            continue
+        size //= 2
     try:
         yield
     finally:
