@@ -1,0 +1,117 @@
+"""The script that measures on a GPU: its sections on the CPU and on stand-ins for CUDA, and all of it in one run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpu_contenders
+import gpu_networks
+import gpu_sections
+import gpu_tables
+from every_backend import Backend
+from gpu_contenders import Place
+from rnp_deploy.bundle import open_bundle
+
+BENCHMARKS = Path(gpu_sections.__file__).parent
+CUDA = Backend("onnxruntime", "cuda", stand_in=True)
+#: Section → rows, where there are two batch sizes and four options.
+ROWS = {"parity": 9, "uniform": 8, "points": 8, "memory": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks") / "vgg16"
+    folder.mkdir()
+    gpu_networks.make_vgg(folder, small=True)
+    return folder
+
+
+@pytest.fixture
+def measure(folder, tmp_path, monkeypatch):
+    def measured(section, backend, device):
+        if device == "cuda":
+            CUDA.stand_in_for_cuda(monkeypatch)
+        place, output = Place(backend, device, folder), tmp_path / f"{section}-here.json"
+        job = gpu_sections.Job(place, (4, 1), repeats=2, seconds=0.1, output=output)
+        gpu_sections.SECTIONS[section](job)
+        return json.loads(output.read_text())
+
+    return measured
+
+
+@pytest.mark.parametrize("section", ROWS)
+@pytest.mark.parametrize(
+    ("backend", "device"), [("torch", "cpu"), ("onnxruntime", "cpu"), ("onnxruntime", "cuda")]
+)
+def test_every_section_measures_every_row(section, backend, device, measure):
+    rows = measure(section, backend, device)
+    assert len(rows) == ROWS[section]
+    assert [row.get("error") for row in rows] == [None] * len(rows)
+    for row in rows:
+        assert row.get("deviation", 0) <= 2e-2
+        assert row.get("decisions_right", True)
+        assert row.get("decisions_equal") == row.get("decisions")
+        assert all(time["p10"] > 0 and time["runs"] == 2 for time in row.get("times", {}).values())
+    table = gpu_tables.tables({f"{section}-here": rows}, {"points-torch": "stopped after 90 s"})
+    assert table.count("\n| here |") == len(rows)
+    assert "- points-torch: stopped after 90 s" in table
+
+
+def test_the_operating_points_differ(measure):
+    rows = measure("points", "onnxruntime", "cpu")
+    assert len({tuple(row["path"]) for row in rows}) > 1
+    assert all(1 < row["theoretical"] < row["target"] + 1 for row in rows)
+
+
+def test_a_row_that_fails_is_written_down_and_the_others_are_measured(measure, monkeypatch):
+    real = gpu_contenders.Subject.static
+
+    def static(subject, images, path):
+        if path[0] == 3:
+            raise ValueError("no kernel")
+        return real(subject, images, path)
+
+    monkeypatch.setattr(gpu_contenders.Subject, "static", static)
+    rows = measure("uniform", "onnxruntime", "cpu")
+    assert [row.get("error") for row in rows] == [None, "ValueError: no kernel", None, None] * 2
+    assert "- uniform-here, batch 4, option 3: ValueError: no kernel" in gpu_tables.tables(
+        {"uniform-here": rows}, {}
+    )
+
+
+def test_a_static_graph_becomes_a_plan_of_tensorrt(folder):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    from dataclasses import replace
+
+    from rnp_deploy.engines.static_graph import static_graph
+    from rnp_deploy.engines.trt_library import load_tensorrt
+
+    bundle = open_bundle(folder / "bundle")
+    graph = static_graph(bundle, bundle.manifest.uniform_options(2))
+    source = replace(bundle, graphs={"static": graph})
+    assert len(gpu_contenders.static_plan(source, "static", 4, load_tensorrt("rtx"))) > len(graph)
+
+
+@pytest.mark.slow
+def test_the_whole_script_on_the_cpu(tmp_path):
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "gpu_results.py"),
+        "--device",
+        "cpu",
+        "--small",
+        "-o",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    results = json.loads((tmp_path / "gpu-results.json").read_text())
+    assert results["notes"] == {}
+    assert {name.split("-")[0] for name in results["sections"]} == {"here", *ROWS}
+    assert done.stdout.count("\n| vgg16-torch | ") == sum(ROWS.values())
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert again.stderr.count(": done") == 1  # of the machine alone; the rest was there
