@@ -2,7 +2,7 @@
 
 1. On any machine with the exporter (extra [export]), beforehand; no GPU is needed:
 
-    python benchmarks/gpu_results.py --prepare DIR           # 30 MB for VGG-16 in fp16, 25 MB for ResNet-18
+    python benchmarks/gpu_results.py --prepare DIR           # 34 MB for VGG-16 in fp16, 50 MB for ResNet-18 in fp32
 
 2. On the GPU, which needs numpy, click, rich, pydantic, onnx, a driver, and torch with CUDA or onnxruntime-gpu or
    both, but no network, no installed copy of this project, and no exporter:
