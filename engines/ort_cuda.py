@@ -51,7 +51,9 @@ def engine_from_onnx(source: GraphSource, path: str, memory: CudaMemory) -> OrtC
     options = session_options(source.path, threads=1)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     where = f"{source.path}/{path}"
-    provider = (_PROVIDER, {"device_id": "0", "user_compute_stream": str(memory.stream)})
+    # TF32 would make float32 another thing than on the CPU.
+    settings = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
+    provider = (_PROVIDER, settings)
     with memory.turn():
         try:
             session = ort.InferenceSession(

@@ -62,6 +62,7 @@ def test_it_agrees_with_the_masked_reference(name, cases, memory, sessions):
             with torch.no_grad():
                 assert decided.options.tolist() == case.network(images)[1].tolist()
     assert {made["user_compute_stream"] for made in sessions.made} == {"77"}
+    assert {made["use_tf32"] for made in sessions.made} == {"0"}
 
 
 def test_a_provider_that_does_not_start_is_an_error(cases, memory, sessions):
