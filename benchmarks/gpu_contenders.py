@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy import Controller
+from rnp_deploy.bundle.engine_set import read_engines
 from rnp_deploy.bundle.reading import Bundle, open_bundle
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engines.backends import Opened, open_backend
@@ -99,7 +100,8 @@ class Subject:
     def _opener(self, source: Bundle, name: str, batch: int) -> OpenEngine:
         """Of the static graphs in a source."""
         if self.place.engines is not None:
-            return _tensorrt_opener(source, name, batch, self.memory)
+            flavor = read_engines(self.place.engines).fingerprint["flavor"]
+            return _tensorrt_opener(source, name, batch, self.memory, flavor)
         if self.place.backend == "torch":
             from rnp_deploy.engines import torch_engine
 
@@ -159,10 +161,10 @@ def static_plan(source: Bundle, name: str, batch: int, library: Any) -> bytes:
     return plan_from_graph(library, graph, BuildOptions(max_batch=batch, opt_batch=batch), None)[0]
 
 
-def _tensorrt_opener(source: Bundle, name: str, batch: int, memory: CudaMemory) -> OpenEngine:
+def _tensorrt_opener(source: Bundle, name: str, batch: int, memory: CudaMemory, flavor: str) -> OpenEngine:
     from rnp_deploy.engines import trt
     from rnp_deploy.engines.trt_library import load_tensorrt
 
-    library = load_tensorrt()
+    library = load_tensorrt(flavor)
     plans = replace(source, graphs={name: static_plan(source, name, batch, library)})
     return trt.opener(plans, library, memory)

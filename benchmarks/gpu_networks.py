@@ -23,7 +23,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import networks
 from rnp_deploy.exporters import export_bundle
@@ -57,9 +57,30 @@ def traced(backbone: nn.Module, size: int, **settings: object) -> RuntimePrunedN
     return RuntimePrunedNetwork.from_backbone(backbone, example, penalty_range=(-1.0, 6.0), **settings)
 
 
-def save_reference(network: RuntimePrunedNetwork, folder: Path, penalties: list[float]) -> None:
+def some_images(network: RuntimePrunedNetwork) -> Tensor:
+    """``[N, C, H, W]``, so unlike each other that an agent tells them apart."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(IMAGES, *network.input_shape, generator=generator)
+    scales = 2.0 ** torch.linspace(-2, 1, IMAGES).reshape(-1, 1, 1, 1)
+    return images * scales + torch.randn(IMAGES, network.input_shape[0], 1, 1, generator=generator)
+
+
+def telling_penalties(network: RuntimePrunedNetwork) -> list[float]:
+    """The two at which most decisions differ from image to image."""
+    images = some_images(network)
+
+    def differing(penalty: float) -> int:
+        with torch.no_grad():
+            options = network(images, penalty)[1]
+        return int((options != options[0]).any(dim=0).sum())
+
+    return sorted((p / 10 for p in range(-10, 11)), key=differing)[-2:]
+
+
+def save_reference(
+    network: RuntimePrunedNetwork, folder: Path, images: Tensor, penalties: list[float]
+) -> None:
     """Outputs at every option everywhere, at random options, and where the agent decides at each penalty."""
-    images = torch.randn(IMAGES, *network.input_shape, generator=torch.Generator().manual_seed(1))
     counts = torch.tensor([len(decision.widths) for decision in network.decisions])
     cases = {
         f"option {j}": torch.minimum(counts, torch.tensor(j)).expand(IMAGES, -1)
@@ -86,7 +107,8 @@ def make_vgg(folder: Path, *, small: bool) -> None:
     shifts: NDArray[np.float64] = np.random.default_rng(0).uniform(-SPREAD, SPREAD, len(network.decisions))
     worths = scripted(network.agent, shifts)
     (folder / "worths.json").write_text(json.dumps(worths), encoding="utf-8")
-    save_reference(network, folder, [worth + 0.5 for worth in (0.0, *reversed(WORTHS))])
+    images = torch.randn(IMAGES, *network.input_shape, generator=torch.Generator().manual_seed(1))
+    save_reference(network, folder, images, [worth + 0.5 for worth in (0.0, *reversed(WORTHS))])
     export_bundle(network, folder / "bundle", precision="fp16", verify=0)
 
 
@@ -94,7 +116,7 @@ def make_resnet(folder: Path, *, small: bool) -> None:
     """The bundle that the oldest TensorRT reads."""
     backbone, size = resnet([1, 1], 8, 32) if small else resnet([2, 2, 2, 2], 64, 224)
     network = networks.undecided(traced(backbone, size, groups=2))
-    save_reference(network, folder, [0.0, network.agent.penalty])
+    save_reference(network, folder, some_images(network), telling_penalties(network))
     export_bundle(network, folder / "bundle", opset=17, verify=0)
 
 

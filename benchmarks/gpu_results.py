@@ -16,6 +16,8 @@
                              and run there, and compared with the CPU's outputs and decisions
    --limit-s 480             sections that would begin later are left out, and said to be
 
+A network whose folder is not there is left out: DIR may have one of the two.
+
 Every section is a process of its own with a time limit, and writes each row when it has it: OUT/SECTION.json.
 OUT/gpu-results.json and OUT/tables.md are written anew after each section, so that a crash, a hang or the end of
 the machine loses the section under way and no more. Running it again with the same OUT measures what is missing.
@@ -63,9 +65,7 @@ class Section:
         )
 
 
-def sections(
-    backends: tuple[str, ...], engines: Path | None, other: str, out: Path, folder: Path
-) -> Iterator[Section]:
+def sections(backends: tuple[str, ...], engines: Path | None, other: str, out: Path) -> Iterator[Section]:
     """In the order in which they matter, were the machine to go away."""
     yield Section("here", "vgg16", "auto")
     used = [name for name in backends if name != "tensorrt" or engines is not None]
@@ -190,7 +190,9 @@ def main(
     options = ["--device", device]
     options += ["--batches", "4,1", "--repeats", "5", "--seconds", "1"] if small else []
     code, notes = code_folder(out), earlier_notes(out)
-    for section in sections(backends or BACKENDS, engines, tensorrt_python, out, bundle):
+    for section in sections(backends or BACKENDS, engines, tensorrt_python, out):
+        if section.kind != "here" and not (bundle / section.network).exists():
+            continue
         left = limit_s - (time.monotonic() - started)
         if (out / f"{section.name}.json").exists() and section.name not in notes and section.kind != "here":
             continue

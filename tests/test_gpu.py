@@ -26,8 +26,8 @@ NAMES = ["chain", "bottleneck residual"]
 TOLERANCES = {"fp32": (1e-4, 1.0), "fp16": (2e-2, 0.95)}
 BATCH = 32
 RUNS = {"cpu": 800, "cuda": 10_000}
-#: What a process may grow by in all these runs, once it has run a tenth of them: allocators round up.
-GROWTH_BYTES = 8 * 2**20
+#: What may be taken in all these runs, once a tenth of them is done: allocators round up, the stand-in does not.
+GROWTH_BYTES = {"host": 2**23, "device": 2**22, "stand-in": 2**16}
 
 each_backend = pytest.mark.parametrize("backend", [*CPU, *STAND_IN, *CUDA])
 each_real_backend = pytest.mark.parametrize("backend", [*CPU, *CUDA])
@@ -107,19 +107,20 @@ def test_the_agent_decides_as_in_torch(backend, precision, name, load):
         assert (taken == expected).double().mean().item() >= agreement
 
 
-@each_real_backend
+@each_backend
 def test_memory_is_flat_over_many_runs(backend, load):
     controller, case, _ = load("chain", "fp32", backend)
     images = case.images(4).numpy()
     paths = [case.options(4, seed).numpy() for seed in range(8)]
-    runs, used = RUNS[backend.device], []
+    runs, used = RUNS["cpu" if backend.stand_in else backend.device], []
     for i in range(runs):
         batch = 1 + i % 4
         controller.run(images[:batch], options=None if i % 2 else paths[i % 8][:batch])
         if i % (runs // 10) == 0:
             used.append(backend.used_bytes())
     for where, before in used[1].items():
-        assert max(after[where] for after in used[1:]) - before <= GROWTH_BYTES, (where, used)
+        allowed = GROWTH_BYTES["stand-in" if backend.stand_in and where == "device" else where]
+        assert max(after[where] for after in used[1:]) - before <= allowed, (where, used)
 
 
 @each_real_backend

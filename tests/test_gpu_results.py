@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gpu_contenders
@@ -66,6 +67,14 @@ def test_the_operating_points_differ(measure):
     rows = measure("points", "onnxruntime", "cpu")
     assert len({tuple(row["path"]) for row in rows}) > 1
     assert all(1 < row["theoretical"] < row["target"] + 1 for row in rows)
+
+
+def test_the_agent_of_resnet_decides_by_what_it_sees(tmp_path):
+    gpu_networks.make_resnet(tmp_path, small=True)
+    with np.load(tmp_path / "reference.npz") as reference:
+        decided = reference["options"][[name.startswith("penalty") for name in reference["names"]]]
+    assert len(decided) == 2
+    assert (decided != decided[:, :1]).any(axis=(1, 2)).all()
 
 
 def test_a_row_that_fails_is_written_down_and_the_others_are_measured(measure, monkeypatch):

@@ -124,7 +124,8 @@ def engines_for(backend: Backend, bundle: Path, target: Path) -> Path:
     from rnp_deploy.engines.trt_network import BuildOptions
 
     if not target.exists():
-        options = BuildOptions(max_batch=MAX_BATCH, external_tactics=False)
+        here = (cuda_device().compute_capability,) if backend.flavor == "rtx" else ()
+        options = BuildOptions(max_batch=MAX_BATCH, external_tactics=False, compute_capabilities=here)
         build_tensorrt_set(
             open_bundle(bundle), target, options=options, flavor=backend.flavor, workers=1, cache_dir=""
         )
