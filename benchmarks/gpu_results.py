@@ -13,7 +13,8 @@
    --engines ENGINES         TensorRT too: an engine set of DIR/vgg16/bundle that was built on this GPU, with
                              rnp-build DIR/vgg16/bundle -o ENGINES --backend tensorrt --max-batch 64 --opt-batch 64
    --tensorrt-python PYTHON  a Python with TensorRT 8.5.3 (numpy, onnx, click, rich, pydantic): ResNet-18 is built
-                             and run there, and compared with the CPU's outputs and decisions
+                             and run there, and compared with the CPU's outputs and decisions; a build
+                             that does not end within its limit goes on when this is run again
    --limit-s 480             sections that would begin later are left out, and said to be
 
 A network whose folder is not there is left out: DIR may have one of the two.
@@ -107,7 +108,8 @@ def run_section(
     command += options if section.engines is None else [*options, "--engines", str(section.engines)]
     if section.network == "resnet18":
         command += ["--batches", "4"]
-    path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH", ""))))
+    inherited = "" if section.python else os.environ.get("PYTHONPATH", "")  # of this interpreter's version
+    path = os.pathsep.join(filter(None, (str(code), inherited)))
     try:
         done = subprocess.run(
             command,
