@@ -107,7 +107,7 @@ def _tensorrt(path: Path) -> Opened:
 
     source = open_source(path, _NO_CACHE)  # looks at the driver before TensorRT is touched
     engines = read_engines(path)
-    library, memory = load_tensorrt(engines.fingerprint["flavor"]), CudaMemory()
+    library, memory = load_tensorrt(engines.fingerprint.get("flavor", "auto")), CudaMemory()
     return Opened(source, trt.opener(source.graphs, library, memory), memory, engines.max_batch)
 
 

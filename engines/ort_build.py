@@ -33,6 +33,7 @@ from rnp_deploy.engines.blocked_layout import (
 )
 from rnp_deploy.engines.engine_weights import BundleArrays, EngineWeights
 from rnp_deploy.engines.fingerprint import fingerprint
+from rnp_deploy.engines.ort import opener, threads_in_use
 from rnp_deploy.engines.set_verification import compare_with_bundle
 from rnp_deploy.errors import EngineError, InputError, IntegrityError
 from rnp_deploy.hashing import file_sha256
@@ -94,7 +95,9 @@ def build_engine_set(
         )
         _save(engines, folder)
         if verify:
-            compared = compare_with_bundle(bundle, open_engine_set(folder), verify)
+            built = open_engine_set(folder)
+            open_engine = opener(built, threads_in_use(), optimised=True)
+            compared = compare_with_bundle(bundle, built, open_engine, verify)
             engines = engines.model_copy(update=compared)
             _save(engines, folder)
     return engines

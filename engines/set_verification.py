@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rnp_deploy.array_memory import HOST, ArrayMemory
 from rnp_deploy.bundle.engine_set import EngineSet
 from rnp_deploy.bundle.paths import paths_through_every_branch
 from rnp_deploy.bundle.reading import Bundle
@@ -25,13 +26,26 @@ _PRICES = 9
 _LEAST_EQUAL = 0.95
 
 
-def compare_with_bundle(bundle: Bundle, built: EngineSet, samples: int) -> dict[str, Any]:
+def compare_with_bundle(
+    bundle: Bundle,
+    built: EngineSet,
+    open_engine: OpenEngine,
+    samples: int,
+    *,
+    memory: ArrayMemory = HOST,
+    tolerance: float | None = None,
+) -> dict[str, Any]:
     """Run both on random images: by paths through every branch, and at prices over the agent's range.
+
+    The bundle is run by ONNX Runtime on the CPU.
 
     Args:
         bundle: Verified.
         built: From it.
+        open_engine: Of what was built.
         samples: Images.
+        memory: Where its engines' arrays lie.
+        tolerance: Of the largest output, and for the agent's states; None: the bundle's own.
 
     Returns:
         Values of :class:`rnp_deploy.bundle.engine_set.EngineSetManifest`.
@@ -46,16 +60,18 @@ def compare_with_bundle(bundle: Bundle, built: EngineSet, samples: int) -> dict[
     if manifest.agent.penalty_range is not None:
         scale = PriceScale(*manifest.agent.penalty_range)
         prices += [scale.penalty(position) for position in np.linspace(0, 1, _PRICES)]
-    threads = ort.threads_in_use()
     equal = total = 0
     deviations, apart = [], []
     states, expected_states = _States(), _States()
     with (
-        Controller(manifest, expected_states.recorded(ort.opener(bundle, threads))) as reference,
+        Controller(
+            manifest, expected_states.recorded(ort.opener(bundle, ort.threads_in_use()), HOST)
+        ) as reference,
         Controller(
             manifest,
-            states.recorded(ort.opener(built, threads, optimised=True)),
+            states.recorded(open_engine, memory),
             plan=built.engines.plan,
+            memory=memory,
         ) as controller,
     ):
         for i, options in enumerate(paths_through_every_branch(manifest)):
@@ -69,11 +85,12 @@ def compare_with_bundle(bundle: Bundle, built: EngineSet, samples: int) -> dict[
             equal += int((decided == expected).sum())
             total += decided.size
             apart.append(_apart(states.taken(), expected_states.taken(), decided, expected))
-    tolerance, worst, furthest = manifest.verification.tolerance, float(np.max(deviations)), np.max(apart)
+    tolerance = manifest.verification.tolerance if tolerance is None else tolerance
+    worst, furthest = float(np.max(deviations)), np.max(apart)
     if not worst <= tolerance:  # nor where it is NaN
         raise EngineError(
             f"{built.path}: outputs differ from the bundle's by {worst:.2e} of the largest (tolerance "
-            f"{tolerance:.0e}); ONNX Runtime optimised it into something else. Load the bundle instead"
+            f"{tolerance:.0e}); {built.engines.backend} made something else of it. Load the bundle instead"
         )
     if not furthest <= tolerance:
         raise EngineError(
@@ -109,12 +126,14 @@ class _States:
         """Those since the last ``forget``, ``[steps, D]``."""
         return np.concatenate(self._arrays)
 
-    def note(self, outputs: Arrays) -> None:
-        self._arrays += [array.copy() for name, array in outputs.items() if _is_state(name)]
-
-    def recorded(self, open_engine: OpenEngine) -> OpenEngine:
+    def recorded(self, open_engine: OpenEngine, memory: ArrayMemory) -> OpenEngine:
         """Engines that note the states they give."""
-        return lambda path: _Recorded(open_engine(path), self.note)
+
+        def note(outputs: Arrays) -> None:
+            states = [array for name, array in outputs.items() if _is_state(name)]
+            self._arrays.extend(memory.to_host(array).copy() for array in states)
+
+        return lambda path: _Recorded(open_engine(path), note)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rnp_deploy.bundle.engine_set import EngineSet
 from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.engine import Arrays, OpenEngine
 from rnp_deploy.engines.cuda_memory import CudaMemory, DeviceArray
+from rnp_deploy.engines.ort import GraphSource
+from rnp_deploy.engines.trt_library import TensorRt, said_by, tensorrt_logger
 from rnp_deploy.errors import EngineError
 
 __all__ = ["TrtEngine", "opener"]
@@ -27,35 +28,34 @@ _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "i
 _VECTOR = 8  # channels of HWC8 come in eights
 
 
-def opener(engine_set: EngineSet, module: Any, log: Any, memory: CudaMemory) -> OpenEngine:
+def opener(engines: GraphSource, library: TensorRt, memory: CudaMemory) -> OpenEngine:
     """Make the function that opens the engines of a set.
 
     Args:
-        engine_set: Verified, and built for this device and this TensorRT.
-        module: ``tensorrt`` or ``tensorrt_rtx``.
-        log: An ``ILogger`` of the module.
+        engines: Of a verified set, built for this device and this TensorRT.
+        library: Loaded; the driver was looked at before.
         memory: Of the device; its stream runs all engines.
 
     Raises:
         EngineError: TensorRT cannot make a runtime here.
     """
     with memory.turn():
-        runtime = module.Runtime(log)
+        runtime = library.module.Runtime(tensorrt_logger(library))
     if runtime is None:
-        raise EngineError(f"TensorRT {module.__version__} cannot make a runtime on this device")
+        raise EngineError(f"{library.name} cannot make a runtime on this device: {said_by(library)}")
     scratch = _Scratch(memory)
 
     def open_engine(path: str) -> TrtEngine:
-        where = f"{engine_set.path}/{path}"
-        plan = engine_set.graph(path)  # its hash is checked here, before TensorRT sees it
+        where = f"{engines.path}/{path}"
+        plan = engines.graph(path)  # its hash is checked here, before TensorRT sees it
         with memory.turn():
             engine = runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise EngineError(
-                    f"{where}: TensorRT {module.__version__} cannot load it, see its log; out of GPU memory: "
-                    "pass memory_budget_bytes; else build the engine set again"
+                    f"{where}: {library.name} cannot load it: {said_by(library)}; out of GPU memory: pass "
+                    "memory_budget_bytes; else build the engine set again"
                 )
-            return TrtEngine(module, engine, where, scratch)
+            return TrtEngine(library, engine, where, scratch)
 
     return open_engine
 
@@ -94,8 +94,8 @@ class _Tensor:
 class TrtEngine:
     """One TensorRT engine. Its calls are for one thread at a time, in the memory's turn."""
 
-    def __init__(self, module: Any, engine: Any, where: str, scratch: _Scratch) -> None:
-        self._module, self._engine, self._where, self._scratch = module, engine, where, scratch
+    def __init__(self, library: TensorRt, engine: Any, where: str, scratch: _Scratch) -> None:
+        self._library, self._engine, self._where, self._scratch = library, engine, where, scratch
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._tensors = {name: _tensor(engine, name) for name in names}
         self._unbound: _Context | None = None
@@ -156,15 +156,17 @@ class TrtEngine:
     def _context(self) -> _Context:
         if self._engine is None:
             raise EngineError(f"{self._where} was run after close")
-        return _Context(self._module, self._engine, self._where, self._scratch, self._tensors)
+        return _Context(self._library, self._engine, self._where, self._scratch, self._tensors)
 
 
 class _Context:
     """An execution context with its memory; it holds the arrays it was given."""
 
     def __init__(
-        self, module: Any, engine: Any, where: str, scratch: _Scratch, tensors: Mapping[str, _Tensor]
+        self, library: TensorRt, engine: Any, where: str, scratch: _Scratch, tensors: Mapping[str, _Tensor]
     ) -> None:
+        module = library.module
+        self._library = library
         self._where, self._tensors, self._stream = where, tensors, scratch.memory.stream
         if hasattr(module, "ExecutionContextAllocationStrategy"):
             nbytes = engine.device_memory_size_v2
@@ -176,8 +178,8 @@ class _Context:
             self._context = engine.create_execution_context_without_device_memory()
         if self._context is None:
             raise EngineError(
-                f"{where}: TensorRT cannot make an execution context, see its log; out of GPU memory: pass "
-                "memory_budget_bytes, or build with a smaller --max-batch"
+                f"{where}: {library.name} cannot make an execution context: {said_by(library)}; out of GPU memory: "
+                "pass memory_budget_bytes, or build with a smaller --max-batch"
             )
         self._buffer = scratch.of(nbytes)
         if hasattr(self._context, "set_device_memory"):
@@ -202,14 +204,17 @@ class _Context:
             fits = not tensor.is_input or self._context.set_input_shape(name, (batch, *tensor.shape[1:]))
             if not fits or not self._context.set_tensor_address(name, array.pointer):
                 raise EngineError(
-                    f"{self._where}: TensorRT does not take {name!r} in a batch of {batch}; see its log"
+                    f"{self._where}: {self._library.name} does not take {name!r} in a batch of {batch}: "
+                    f"{said_by(self._library)}"
                 )
         self._arrays = dict(arrays)
 
     def enqueue(self) -> None:
         """Run in the stream; raises EngineError."""
         if not self._context.execute_async_v3(self._stream):
-            raise EngineError(f"{self._where}: TensorRT failed to run it; see its log")
+            raise EngineError(
+                f"{self._where}: {self._library.name} failed to run it: {said_by(self._library)}"
+            )
 
 
 def _tensor(engine: Any, name: str) -> _Tensor:

@@ -11,24 +11,29 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
-from rnp_deploy.bundle.engine_set import ENGINES_FILE, ENGINES_FORMAT, EngineSetManifest
+from rnp_deploy.bundle.engine_set import ENGINES_FILE, ENGINES_FORMAT, EngineSetManifest, open_engine_set
 from rnp_deploy.bundle.manifest import FileManifest
 from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, read_manifest
 from rnp_deploy.bundle.signed_json import signed_text
 from rnp_deploy.canonical_json import canonical_sha256
 from rnp_deploy.engines.cuda_driver import CudaDevice, cuda_device
+from rnp_deploy.engines.cuda_memory import CudaMemory
 from rnp_deploy.engines.engine_weights import BundleArrays
+from rnp_deploy.engines.ort import require_runtime
+from rnp_deploy.engines.set_verification import compare_with_bundle
+from rnp_deploy.engines.trt import opener
 from rnp_deploy.engines.trt_cache import PlanCache, cache_folder, plan_key
-from rnp_deploy.engines.trt_fingerprint import environment, tensorrt_fingerprint
+from rnp_deploy.engines.trt_fingerprint import environment, misfits, tensorrt_fingerprint
 from rnp_deploy.engines.trt_graph import PieceGraph, piece_graph
 from rnp_deploy.engines.trt_library import TensorRt, load_tensorrt
 from rnp_deploy.engines.trt_network import BuildOptions, compute_capabilities
 from rnp_deploy.engines.trt_plan import PieceSource, piece_sources, tensorrt_plan, with_files
 from rnp_deploy.engines.trt_workers import BuildTask, build_all, peak_bytes
-from rnp_deploy.errors import InputError, IntegrityError, OutputError
+from rnp_deploy.errors import InputError, IntegrityError, MissingRuntimeError, OutputError
 from rnp_deploy.hashing import file_sha256
 from rnp_deploy.memory import available_bytes
 from rnp_deploy.progress import Progress, no_progress
@@ -37,6 +42,9 @@ __all__ = ["BuildOutlook", "build_outlook", "build_tensorrt_set"]
 
 TIMING_FILE = "timing.cache"
 _THREADS = 4
+#: Precision → largest deviation from the bundle on ONNX Runtime's CPU, ÷ the largest output. Wide: kernels add in
+#: other orders, and a wrong layout or branch is off by the size of the outputs. That CPU has no bf16 convolutions.
+_TOLERANCES = {"fp32": 1e-2, "fp16": 5e-2, "int8": 0.2}
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ def build_tensorrt_set(
     workers: int | None = None,
     memory_bytes: int | None = None,
     cache_dir: str | Path | None = None,
+    verify: int = 4,
     progress: Progress = no_progress,
 ) -> EngineSetManifest:
     """Build every branch and every agent step, and write them as an engine set.
@@ -92,6 +101,8 @@ def build_tensorrt_set(
         memory_bytes: What builds may take together; None: half of what is free.
         cache_dir: Where plans are kept; ``""``: nowhere; None: ``$RNP_CACHE_DIR``, or
             this user's cache directory.
+        verify: Random images on which the set is compared with the bundle, where this machine
+            can run it; 0: do not.
         progress: Told of engines built.
 
     Raises:
@@ -114,7 +125,7 @@ def build_tensorrt_set(
                 progress("building engines", done, len(missing))
 
         fill_cache(build.missing())
-        return _write_set(build, path, overwrite, fill_cache)
+        return _write_set(build, path, overwrite, fill_cache, verify)
 
 
 def build_outlook(
@@ -237,7 +248,7 @@ def _cache(folder: str | Path | None) -> Iterator[PlanCache]:
 
 
 def _write_set(
-    build: _Build, path: Path, overwrite: bool, fill_cache: Callable[[list[int]], None]
+    build: _Build, path: Path, overwrite: bool, fill_cache: Callable[[list[int]], None], verify: int
 ) -> EngineSetManifest:
     bundle, cache = build.bundle, build.cache
     plan, engine_files = with_files(tensorrt_plan(bundle.manifest), build.keys)
@@ -263,8 +274,29 @@ def _write_set(
             plan=plan,
             files=tuple(sorted(files, key=lambda file: file.path)),
         )
-        (folder / ENGINES_FILE).write_text(signed_text(engines, ENGINES_FORMAT), encoding="utf-8")
+        _save(engines, folder)
+        if verify:
+            engines = engines.model_copy(update=_compared(build, folder, verify))
+            _save(engines, folder)
     return engines
+
+
+def _save(engines: EngineSetManifest, folder: Path) -> None:
+    (folder / ENGINES_FILE).write_text(signed_text(engines, ENGINES_FORMAT), encoding="utf-8")
+
+
+def _compared(build: _Build, folder: Path, samples: int) -> Mapping[str, Any]:
+    """How the set does beside the bundle; nothing where it cannot be run here, or the bundle on this CPU."""
+    tolerance = _TOLERANCES.get(build.bundle.manifest.precision)
+    if tolerance is None or misfits(build.fingerprint()):
+        return {}
+    try:
+        require_runtime()
+    except MissingRuntimeError:  # a machine with TensorRT alone
+        return {}
+    built, memory = open_engine_set(folder), CudaMemory()
+    open_engine = opener(built, build.library, memory)
+    return compare_with_bundle(build.bundle, built, open_engine, samples, memory=memory, tolerance=tolerance)
 
 
 def _copied(

@@ -123,7 +123,14 @@ def _prices(network: RuntimePrunedNetwork, calibration: Calibration | None) -> t
         low, high = min(shares), max(shares)
         between = [calibration.penalty_for(low + part * (high - low)) for part in _PARTS]
     return tuple(
-        sorted({agent.penalty, agent.scale.numbers.low, agent.scale.numbers.high, *(float(f"{p:.6g}") for p in between)})
+        sorted(
+            {
+                agent.penalty,
+                agent.scale.numbers.low,
+                agent.scale.numbers.high,
+                *(float(f"{p:.6g}") for p in between),
+            }
+        )
     )
 
 

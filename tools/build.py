@@ -32,7 +32,7 @@ _MIB = 2**20
     type=click.IntRange(min=0),
     default=4,
     show_default=True,
-    help="onnxruntime: random images on which the engine set is compared with the bundle; 0: do not compare.",
+    help="Random images on which the set is compared with the bundle, where it runs here; 0: do not compare.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier engine set.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
@@ -83,7 +83,7 @@ def main(
     check_not_an_engine_set(bundle)
     with progress_on_stderr() as progress:
         if backend == "tensorrt":
-            report, text = _tensorrt(bundle, output, overwrite, given, progress)
+            report, text = _tensorrt(bundle, output, overwrite, given | {"verify": verify}, progress)
         else:
             report, text = _onnxruntime(bundle, output, overwrite, verify, progress)
     if as_json:
@@ -112,6 +112,7 @@ def _tensorrt(
     started = time.perf_counter()
     settings = _settings(given) | {"progress": progress}
     if "dry_run" in given:
+        settings.pop("verify")
         outlook = build_outlook(open_bundle(bundle), **settings)
         return vars(outlook) | {"dry_run": True}, (
             f"{outlook.library}: {outlook.pieces} pieces, {outlook.engines} different engines, {outlook.cached} of them "
@@ -120,7 +121,7 @@ def _tensorrt(
             f"nothing was written"
         )
     engines = build_tensorrt_set(open_bundle(bundle), output, overwrite, **settings)
-    return _report(output, engines, started, "not compared with the bundle, which takes a GPU")
+    return _report(output, engines, started, "not compared with the bundle")
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     if "compute_capability" in given:
         options["compute_capabilities"] = tuple(given["compute_capability"].replace(" ", "").split(","))
     options["external_tactics"] = "no_external_tactics" not in given
-    settings = {name: given[name] for name in ("flavor", "workers", "cache_dir") if name in given}
+    settings = {name: given[name] for name in ("flavor", "workers", "cache_dir", "verify") if name in given}
     if "memory" in given:
         settings["memory_bytes"] = given["memory"] * _MIB
     return settings | {"options": BuildOptions(**options)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,9 +16,10 @@ from onnx.external_data_helper import load_external_data_for_model
 from fake_cuda import use_fake_cuda
 from fake_tensorrt import NAMES_OF_10, SCRATCH_BYTES, fake_tensorrt
 from rnp_deploy import Controller
-from rnp_deploy.bundle.reading import read_manifest
+from rnp_deploy.bundle.reading import open_bundle, read_manifest
 from rnp_deploy.engines import trt
 from rnp_deploy.engines.cuda_memory import CudaMemory
+from rnp_deploy.engines.set_verification import compare_with_bundle
 from rnp_deploy.errors import DeviceError, EngineError
 from rnp_deploy.plan import Plan, plan_of_bundle
 
@@ -35,6 +37,7 @@ class SetOfGraphs:
         plan = plan_of_bundle(self.manifest)
         self.eights = {t.name for t in plan.tensors if len(t.shape) == 3 and half} - ends
         self.plan = Plan(tensors=tuple(map(self.lying, plan.tensors)), steps=plan.steps)
+        self.engines = SimpleNamespace(plan=self.plan, backend="tensorrt")
         self.read: list[str] = []
 
     def lying(self, tensor):
@@ -86,7 +89,7 @@ def make_controller(cuda):
 
     def make(case, version="10.3.0", *, half=False, **settings):
         graphs, memory = SetOfGraphs(case, half=half), CudaMemory()
-        open_engine = trt.opener(graphs, fake_tensorrt(cuda, version), None, memory)
+        open_engine = trt.opener(graphs, fake_tensorrt(cuda, version), memory)
         made.append(Controller(graphs.manifest, open_engine, plan=graphs.plan, memory=memory, **settings))
         return made[-1]
 
@@ -181,7 +184,7 @@ def test_memory_is_flat_over_many_runs(exported, make_controller, cuda):
 def test_all_contexts_share_one_scratch_buffer(exported, cuda):
     case = exported("chain")
     graphs, memory = SetOfGraphs(case, half=False), CudaMemory()
-    open_engine = trt.opener(graphs, fake_tensorrt(cuda), None, memory)
+    open_engine = trt.opener(graphs, fake_tensorrt(cuda), memory)
     engines = [open_engine(branch.file) for branch in graphs.manifest.stages[1].branches]
     with memory.turn():
         contexts = [engine._context() for engine in (*engines, *engines)]
@@ -246,7 +249,7 @@ def test_short_memory_is_a_clear_error(exported, monkeypatch):
     case = exported("chain")
     cuda = use_fake_cuda(monkeypatch, limit_bytes=20_000)
     graphs, memory = SetOfGraphs(case, half=False), CudaMemory()
-    open_engine = trt.opener(graphs, fake_tensorrt(cuda), None, memory)
+    open_engine = trt.opener(graphs, fake_tensorrt(cuda), memory)
     with (
         Controller(graphs.manifest, open_engine, plan=graphs.plan, memory=memory) as controller,
         pytest.raises(DeviceError, match=r"out of memory.*smaller max batch"),
@@ -277,7 +280,7 @@ def test_an_evicted_engine_is_loaded_again(exported, make_controller):
 def test_arrays_that_do_not_fit_are_refused(change, words, exported, cuda):
     case = exported("chain")
     graphs, memory = SetOfGraphs(case, half=False), CudaMemory()
-    engine = trt.opener(graphs, fake_tensorrt(cuda), None, memory)("stages/00/full.onnx")
+    engine = trt.opener(graphs, fake_tensorrt(cuda), memory)("stages/00/full.onnx")
     with memory.turn():
         feeds = {}
         for name, values in change({"images": case.images(2).numpy()}).items():
@@ -294,9 +297,38 @@ def test_what_tensorrt_cannot_load_is_named(exported, cuda):
     case = exported("chain")
     graphs, memory = SetOfGraphs(case, half=False), CudaMemory()
     graphs.graph = lambda path: b"not a plan"
-    open_engine = trt.opener(graphs, fake_tensorrt(cuda), None, memory)
+    open_engine = trt.opener(graphs, fake_tensorrt(cuda), memory)
     with pytest.raises(EngineError, match=r"stages/00/full.onnx: TensorRT 10.3.0 cannot load it"):
         open_engine("stages/00/full.onnx")
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "HWC8"])
+def test_a_set_is_compared_with_its_bundle(half, exported, cuda):
+    case = exported("chain")
+    graphs, memory = SetOfGraphs(case, half=half), CudaMemory()
+    open_engine = trt.opener(graphs, fake_tensorrt(cuda), memory)
+    bundle = open_bundle(case.path)
+    compared = compare_with_bundle(bundle, graphs, open_engine, 3, memory=memory, tolerance=2e-2)
+    assert compared["decisions_equal"] >= 0.95 * compared["decisions"] > 0
+    assert compared["max_deviation"] <= (2e-2 if half else 1e-4)
+    assert (compared["max_deviation"] > 0) == half
+
+
+@pytest.mark.parametrize("swapped", ["stages/01/full-out{}.onnx", "stages/02/in1-out{}.onnx"])
+def test_a_set_with_a_wrong_branch_is_refused(swapped, exported, cuda):
+    case = exported("chain")
+    graphs, memory = SetOfGraphs(case, half=False), CudaMemory()
+    right = graphs.graph
+    other = onnx.ModelProto.FromString(right(swapped.format(2)))
+    for tensor in other.graph.initializer:
+        if tensor.name.endswith("weight"):
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    graphs.graph = lambda path: other.SerializeToString() if path == swapped.format(2) else right(path)
+    open_engine = trt.opener(graphs, fake_tensorrt(cuda), memory)
+    with pytest.raises(
+        EngineError, match=r"outputs differ from the bundle's by .* tensorrt made something else"
+    ):
+        compare_with_bundle(open_bundle(case.path), graphs, open_engine, 3, memory=memory)
 
 
 def test_tensorrt_has_every_name_of_the_stand_in():

@@ -26,6 +26,7 @@ from rnp_deploy.errors import (
     OutputError,
     OutputExistsError,
 )  # fmt: skip
+from rnp_deploy.hashing import file_sha256
 from tensorrt_cases import GPU, conv_piece, export_four, needs_rtx, use_tensorrt
 
 FILES = ["agent/step_00.engine", *(f"stages/0{s}/{name}.engine" for s, name in
@@ -46,7 +47,9 @@ def rtx_set(bundle, tmp_path_factory):
 
 
 def bytes_of(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """File → size and hash."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(p.relative_to(folder)): (p.stat().st_size, file_sha256(p)) for p in files}
 
 
 def progress_of(*arguments, **settings):
@@ -283,3 +286,23 @@ def test_a_cache_that_does_not_keep_what_is_written(full, bundle, tmp_path, monk
     with pytest.raises(IntegrityError, match="another --cache-dir"):
         build_tensorrt_set(bundle, tmp_path / "a", flavor="tensorrt", cache_dir=tmp_path / "cache")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("verify", [0, 3])
+def test_a_set_that_runs_here_is_compared_with_its_bundle(verify, bundle, full, tmp_path, monkeypatch):
+    full()
+    asked = []
+    monkeypatch.setattr(trt_build, "misfits", lambda fingerprint: [])
+    monkeypatch.setattr(trt_build, "CudaMemory", lambda: "memory")
+    monkeypatch.setattr(trt_build, "opener", lambda built, library, memory: asked.append(memory))
+    monkeypatch.setattr(
+        trt_build,
+        "compare_with_bundle",
+        lambda bundle, built, open_engine, samples, *, memory, tolerance: (
+            asked.append((samples, tolerance)) or {"decisions": 7, "decisions_equal": 6, "max_deviation": 0.5}
+        ),
+    )
+    engines = build_tensorrt_set(bundle, tmp_path / "set", cache_dir="", verify=verify)
+    assert asked == (["memory", (3, 1e-2)] if verify else [])
+    assert engines.max_deviation == (0.5 if verify else None)
+    assert read_engines(tmp_path / "set") == engines

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from fake_cuda import FakeCuda
+from rnp_deploy.engines.trt_library import TensorRt
 
 __all__ = ["NAMES_OF_10", "SCRATCH_BYTES", "fake_tensorrt"]
 
@@ -163,8 +164,8 @@ class Context8(Context):
             super().__setattr__(name, value)
 
 
-def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0") -> Any:
-    """The module, as of a version; its runtime loads ONNX graphs and refuses anything else."""
+def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0") -> TensorRt:
+    """As of a version; its runtime loads ONNX graphs and refuses anything else."""
     engine = Engine8 if version.startswith("8") else Engine10
 
     class Runtime:
@@ -177,10 +178,14 @@ def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0") -> Any:
             except Exception:  # noqa: BLE001 - TensorRT returns None whatever was wrong
                 return None
 
-    module = SimpleNamespace(__version__=version, Runtime=Runtime, DataType=DataType)
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING = range(3)
+
+    module = ModuleType("tensorrt")
+    module.__version__, module.Runtime, module.DataType, module.ILogger = version, Runtime, DataType, ILogger
     if not version.startswith("8"):
         module.ExecutionContextAllocationStrategy = Strategy
-    return module
+    return TensorRt(module, "tensorrt", version)
 
 
 def _public(*kinds: type) -> set[str]:
