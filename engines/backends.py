@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rnp_deploy.array_memory import HOST, ArrayMemory
 from rnp_deploy.bundle.engine_set import is_engine_set, read_engines
+from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engines.sources import Source, open_source
 from rnp_deploy.errors import DeviceError, EngineError, InputError
@@ -51,10 +52,16 @@ def open_backend(
             f"{path} is a bundle, and TensorRT runs engines: build them on the machine that runs them, "
             f"rnp-build {path} -o ENGINES --backend tensorrt, and load those"
         )
-    if backend == "torch":
+    halves = read_manifest(path).precision == "bf16"
+    if backend == "torch" or (backend == "auto" and halves):
         return _torch(path, device, threads)
     if device == "cuda" or (device == "auto" and _onnxruntime_has_a_gpu()):
         return _onnxruntime_cuda(path)
+    if halves:
+        raise EngineError(
+            f"{path} is in bf16, for which ONNX Runtime has no convolutions on the CPU; use backend='torch', or "
+            "export with --precision fp16"
+        )
     return _onnxruntime(path, threads, cache_dir)
 
 

@@ -119,7 +119,7 @@ class Controller:
         Args:
             path: The directory.
             backend: Of a bundle ``"onnxruntime"`` or ``"torch"``; of an engine set the one it was built
-                for. ``"auto"``: that, or ONNX Runtime.
+                for. ``"auto"``: that, or ONNX Runtime, or torch for a bundle in bf16.
             device: ``"cpu"``, ``"cuda"``, or ``"auto"``: the GPU where the backend has one that works. A
                 GPU runs one batch at a time, whatever number of threads ask.
             threads: Threads that compute on the CPU; None is one per core. See

@@ -15,6 +15,7 @@ from rnp_deploy.engines import backends, cuda_driver
 from rnp_deploy.engines.backends import open_backend
 from rnp_deploy.engines.cuda_memory import CudaMemory
 from rnp_deploy.errors import DeviceError, EngineError, MissingRuntimeError
+from rnp_deploy.exporters import export_bundle
 
 
 @pytest.fixture
@@ -84,6 +85,18 @@ def test_onnxruntime_takes_the_gpu_it_is_built_for(device, exported, monkeypatch
     with Controller.load(case.path, device=device) as controller, torch.no_grad():
         assert controller.run(images.numpy()).options.tolist() == case.network(images)[1].tolist()
     assert sessions.made
+
+
+def test_a_bundle_in_bf16_is_run_by_torch(exported, tmp_path, monkeypatch):
+    case = exported("chain")
+    export_bundle(case.network, tmp_path / "bf16", precision="bf16")
+    images, options = case.images(4), case.options(4)
+    with Controller.load(tmp_path / "bf16", device="cpu") as controller, torch.no_grad():
+        got = controller.run(images.numpy(), options=options.numpy()).outputs
+        expected = case.network.run(images, options).numpy()
+    assert np.abs(got - expected).max() <= 0.1 * np.abs(expected).max()
+    with pytest.raises(EngineError, match=r"is in bf16, .* use backend='torch'"):
+        Controller.load(tmp_path / "bf16", backend="onnxruntime", device="cpu")
 
 
 def test_the_cache_holds_engine_sets_of_the_cpu_alone(exported, tmp_path, monkeypatch):
