@@ -24,12 +24,15 @@ class Opened:
     """A bundle or engine set with what runs it.
 
     Attributes:
+        backend, device: What, and where.
         source: Verified.
         open_engine: Of its graphs or engines.
         memory: Where their arrays lie.
         max_batch: The largest that they take; None: any.
     """
 
+    backend: str
+    device: str
     source: Source
     open_engine: OpenEngine
     memory: ArrayMemory = HOST
@@ -43,21 +46,23 @@ def open_backend(
     if backend not in BACKENDS:
         raise InputError(f"backend is {backend!r}; use one of {', '.join(map(repr, BACKENDS))}")
     if device not in DEVICES:
-        raise InputError(f"device is {device!r}; use one of {', '.join(map(repr, DEVICES))}")
+        raise InputError(
+            f"device is {device!r}; use one of {', '.join(map(repr, DEVICES))} (CUDA_VISIBLE_DEVICES chooses among GPUs)"
+        )
     path = Path(path)
     if is_engine_set(path):
         return _engine_set(path, backend, device, threads)
     if backend == "tensorrt":
         raise EngineError(
-            f"{path} is a bundle, and TensorRT runs engines: build them on the machine that runs them, "
-            f"rnp-build {path} -o ENGINES --backend tensorrt, and load those"
+            f"{path} is a bundle, and TensorRT runs engines: rnp-build {path} -o ENGINES --backend tensorrt (TensorRT "
+            "on the GPU that runs them, TensorRT-RTX anywhere), and load those"
         )
-    halves = read_manifest(path).precision == "bf16"
-    if backend == "torch" or (backend == "auto" and halves):
+    in_bf16 = read_manifest(path).precision == "bf16"
+    if backend == "torch" or (backend == "auto" and in_bf16):
         return _torch(path, device, threads)
     if device == "cuda" or (device == "auto" and _onnxruntime_has_a_gpu()):
         return _onnxruntime_cuda(path)
-    if halves:
+    if in_bf16:
         raise EngineError(
             f"{path} is in bf16, for which ONNX Runtime has no convolutions on the CPU; use backend='torch', or "
             "export with --precision fp16"
@@ -82,7 +87,9 @@ def _onnxruntime(path: Path, threads: int | None, cache_dir: str | Path | None) 
     from rnp_deploy.engines import ort
 
     source = open_source(path, cache_dir)
-    return Opened(source, ort.opener(source.graphs, threads, optimised=source.plan is not None))
+    return Opened(
+        "onnxruntime", "cpu", source, ort.opener(source.graphs, threads, optimised=source.plan is not None)
+    )
 
 
 def _onnxruntime_cuda(path: Path) -> Opened:
@@ -90,7 +97,7 @@ def _onnxruntime_cuda(path: Path) -> Opened:
     from rnp_deploy.engines.cuda_memory import CudaMemory
 
     source, memory = open_source(path, _NO_CACHE), CudaMemory()
-    return Opened(source, ort_cuda.opener(source.graphs, memory), memory)
+    return Opened("onnxruntime", "cuda", source, ort_cuda.opener(source.graphs, memory), memory)
 
 
 def _onnxruntime_has_a_gpu() -> bool:
@@ -115,7 +122,9 @@ def _tensorrt(path: Path) -> Opened:
     source = open_source(path, _NO_CACHE)  # looks at the driver before TensorRT is touched
     engines = read_engines(path)
     library, memory = load_tensorrt(engines.fingerprint.get("flavor", "auto")), CudaMemory()
-    return Opened(source, trt.opener(source.graphs, library, memory), memory, engines.max_batch)
+    return Opened(
+        "tensorrt", "cuda", source, trt.opener(source.graphs, library, memory), memory, engines.max_batch
+    )
 
 
 def _torch(path: Path, device: str, threads: int | None) -> Opened:
@@ -123,8 +132,14 @@ def _torch(path: Path, device: str, threads: int | None) -> Opened:
 
     source = open_source(path, _NO_CACHE)
     if torch_engine.device_of(device).type == "cpu":
-        return Opened(source, torch_engine.opener(source.graphs, "cpu", threads))
+        return Opened("torch", "cpu", source, torch_engine.opener(source.graphs, "cpu", threads))
     from rnp_deploy.engines.cuda_memory import CudaMemory
 
     memory = CudaMemory()
-    return Opened(source, torch_engine.opener(source.graphs, "cuda", threads, stream=memory.stream), memory)
+    return Opened(
+        "torch",
+        "cuda",
+        source,
+        torch_engine.opener(source.graphs, "cuda", threads, stream=memory.stream),
+        memory,
+    )

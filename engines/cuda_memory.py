@@ -22,7 +22,8 @@ __all__ = ["CudaMemory", "DeviceArray"]
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy stream
 #: CU_STREAM_CAPTURE_MODE_RELAXED: memory that is freed meanwhile, when Python collects, voids no capture.
 _CAPTURE_RELAXED = 2
-_BLOCK_BYTES = 512  # sizes are rounded up to this, so that freed blocks fit again
+#: Blocks are of this size, or a larger power of two: so that those that are free fit arrays of other row counts.
+_BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class DeviceArray:
 class CudaMemory:
     """Arrays on the first GPU; see :class:`rnp_deploy.array_memory.ArrayMemory`.
 
-    Freed blocks are kept for arrays of the same size: giving them back to the driver would make it wait
+    Freed blocks are kept for arrays of about the same size: giving them back to the driver would make it wait
     for the GPU. They may be used again at once, since all work is in the order of one stream.
 
     Attributes:
@@ -99,11 +100,12 @@ class CudaMemory:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._free: dict[int, list[int]] = {}
+        self._read: list[Any] = []  # host memory that is copied from until the stream was waited for
         handle = ctypes.c_void_p()
         with current_context():
             driver_call("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING)
         self.stream: int = handle.value or 0
-        weakref.finalize(self, _release, self._free, self.stream)
+        _when_gone(self, _release, self._free, self.stream)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -114,9 +116,9 @@ class CudaMemory:
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> DeviceArray:
         """See :class:`rnp_deploy.array_memory.ArrayMemory`."""
         nbytes = max(1, math.prod(shape) * dtype.itemsize)
-        size = -(-nbytes // _BLOCK_BYTES) * _BLOCK_BYTES
+        size = max(_BLOCK_BYTES, 1 << (nbytes - 1).bit_length())
         block = _Block(self._taken(size), self)
-        weakref.finalize(block, self._free.setdefault(size, []).append, block.pointer)
+        _when_gone(block, self._free.setdefault(size, []).append, block.pointer)
         return DeviceArray(block.pointer, tuple(shape), dtype, block)
 
     def _taken(self, size: int) -> int:
@@ -125,9 +127,13 @@ class CudaMemory:
         try:
             return _allocated(size)
         except DeviceError:
-            with current_context():
-                _give_back(self._free)
+            self.give_back()
             return _allocated(size)
+
+    def give_back(self) -> None:
+        """Return the free blocks to the driver, for whoever else allocates on the device."""
+        with current_context():
+            _give_back(self._free)
 
     def host_empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Pinned; see :class:`rnp_deploy.array_memory.ArrayMemory`."""
@@ -136,13 +142,14 @@ class CudaMemory:
         with current_context():
             driver_call("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(nbytes), 0)
         memory: Any = (ctypes.c_char * nbytes).from_address(pointer.value or 0)
-        weakref.finalize(memory, _freed_host, pointer.value)
+        _when_gone(memory, _freed_host, pointer.value)
         array: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape))
         return array.reshape(shape)
 
     def write(self, array: DeviceArray, value: ArrayLike) -> None:
-        """See :class:`rnp_deploy.array_memory.ArrayMemory`; pageable memory is taken when this returns."""
+        """See :class:`rnp_deploy.array_memory.ArrayMemory`; ``value`` is held until the stream was waited for."""
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, array.dtype), array.shape))
+        self._read.append(values)
         self._copy("cuMemcpyHtoDAsync_v2", array.pointer, values.ctypes.data, array.nbytes)
 
     def to_host(self, array: DeviceArray | NDArray[Any]) -> NDArray[Any]:
@@ -180,22 +187,25 @@ class CudaMemory:
         return {**outputs, **beside}, copy if wanted else None
 
     def copy_rows(
-        self, source: DeviceArray, rows: Sequence[int], target: DeviceArray, target_rows: Sequence[int]
+        self,
+        source: DeviceArray,
+        rows: NDArray[np.intp],
+        target: DeviceArray,
+        target_rows: NDArray[np.intp],
     ) -> None:
         """See :class:`rnp_deploy.array_memory.ArrayMemory`; neighbours in both are one copy."""
         size = source.row_bytes
-        starts = [
-            i
-            for i in range(len(rows))
-            if i == 0 or (rows[i], target_rows[i]) != (rows[i - 1] + 1, target_rows[i - 1] + 1)
-        ]
+        parted = (np.diff(rows) != 1) | (np.diff(target_rows) != 1)
+        starts = [0, *(np.flatnonzero(parted) + 1).tolist()]
         for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-            here, there = source.pointer + rows[start] * size, target.pointer + target_rows[start] * size
+            here = source.pointer + int(rows[start]) * size
+            there = target.pointer + int(target_rows[start]) * size
             self._copy("cuMemcpyDtoDAsync_v2", there, here, (end - start) * size)
 
     def synchronise(self) -> None:
         """Wait until all work so far is done; raises DeviceError where some of it failed."""
         driver_call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+        self._read.clear()
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what a function does in the stream, as a CUDA graph.
@@ -212,10 +222,12 @@ class CudaMemory:
             work()
         finally:
             driver_call("cuStreamEndCapture", stream, ctypes.byref(graph))
-        driver_call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
-        driver_call("cuGraphDestroy", graph)
+        try:
+            driver_call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
+        finally:
+            driver_call("cuGraphDestroy", graph)
         launch = _Launch(ready, stream)
-        weakref.finalize(launch, _freed_graph, ready.value)
+        _when_gone(launch, _freed_graph, ready.value)
         return launch
 
     def _copy(self, name: str, target: int, source: int, nbytes: int) -> None:
@@ -238,6 +250,11 @@ class _Launch:
         driver_call("cuGraphLaunch", self._ready, self._stream)
 
 
+def _when_gone(owner: Any, release: Callable[..., Any], *what: Any) -> None:
+    """Release something when its owner is collected; not at exit, where the process's end does it in the right order."""
+    weakref.finalize(owner, release, *what).atexit = False
+
+
 def _allocated(size: int) -> int:
     pointer = ctypes.c_void_p()
     with current_context():
@@ -252,7 +269,7 @@ def _give_back(free: dict[int, list[int]]) -> None:
 
 
 def _release(free: dict[int, list[int]], stream: int) -> None:
-    with suppress(DeviceError), current_context():  # at exit the driver may be gone
+    with suppress(DeviceError), current_context():  # the device may be lost
         _give_back(free)
         driver_call("cuStreamDestroy_v2", ctypes.c_void_p(stream))
 

@@ -18,6 +18,8 @@ from rnp_deploy.errors import EngineError, MissingRuntimeError
 __all__ = ["OrtCudaEngine", "engine_from_onnx", "opener"]
 
 _PROVIDER = "CUDAExecutionProvider"
+#: Many sessions and row counts: none is worth a search over all algorithms, and arenas take what is asked for.
+_SETTINGS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 _REMEDY = "its log says which library of CUDA or cuDNN is missing or too old, where that is why; device='cpu' asks for the CPU"
 #: ONNX Runtime's name of a type → ours, and its number in ONNX.
 _TYPES = {
@@ -52,7 +54,7 @@ def engine_from_onnx(source: GraphSource, path: str, memory: CudaMemory) -> OrtC
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     where = f"{source.path}/{path}"
     # TF32 would make float32 another thing than on the CPU.
-    settings = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
+    settings = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0", **_SETTINGS}
     provider = (_PROVIDER, settings)
     with memory.turn():
         try:

@@ -82,6 +82,8 @@ def _of(engine_set: EngineSet) -> Source:
 
 def _cached(bundle: Bundle, folder: Path) -> EngineSet | None:
     """The bundle's engine set of this machine, built now if need be; None where that cannot be done."""
+    if bundle.manifest.precision != "fp32":  # engine sets of ONNX Runtime are in fp32
+        return None
     here = canonical_sha256({**fingerprint(), "generation": _CACHE_GENERATION}, without="")
     try:
         manifest_hash = file_sha256(bundle.path / MANIFEST_FILE)

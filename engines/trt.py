@@ -49,7 +49,7 @@ def opener(engines: GraphSource, library: TensorRt, memory: CudaMemory) -> OpenE
         where = f"{engines.path}/{path}"
         plan = engines.graph(path)  # its hash is checked here, before TensorRT sees it
         with memory.turn():
-            engine = runtime.deserialize_cuda_engine(plan)
+            engine = _made(memory, lambda: runtime.deserialize_cuda_engine(plan))
             if engine is None:
                 raise EngineError(
                     f"{where}: {library.name} cannot load it: {said_by(library)}; out of GPU memory: pass "
@@ -112,6 +112,7 @@ class TrtEngine:
         }
         self._unbound.put({**feeds, **outputs})
         self._unbound.enqueue()
+        self._unbound.let_go()
         return outputs  # type: ignore[return-value]  # device arrays
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
@@ -168,14 +169,9 @@ class _Context:
         module = library.module
         self._library = library
         self._where, self._tensors, self._stream = where, tensors, scratch.memory.stream
-        if hasattr(module, "ExecutionContextAllocationStrategy"):
-            nbytes = engine.device_memory_size_v2
-            self._context = engine.create_execution_context(
-                module.ExecutionContextAllocationStrategy.USER_MANAGED
-            )
-        else:  # TensorRT 8
-            nbytes = engine.device_memory_size
-            self._context = engine.create_execution_context_without_device_memory()
+        before_10 = not hasattr(module, "ExecutionContextAllocationStrategy")
+        nbytes = engine.device_memory_size if before_10 else engine.device_memory_size_v2
+        self._context = _made(scratch.memory, lambda: _context_of(engine, module))
         if self._context is None:
             raise EngineError(
                 f"{where}: {library.name} cannot make an execution context: {said_by(library)}; out of GPU memory: "
@@ -209,12 +205,42 @@ class _Context:
                 )
         self._arrays = dict(arrays)
 
+    def let_go(self) -> None:
+        """Hold the arrays no longer: what uses them after this does so later in the stream."""
+        self._arrays = {}
+
     def enqueue(self) -> None:
         """Run in the stream; raises EngineError."""
         if not self._context.execute_async_v3(self._stream):
             raise EngineError(
                 f"{self._where}: {self._library.name} failed to run it: {said_by(self._library)}"
             )
+
+
+def _made(memory: CudaMemory, make: Callable[[], Any]) -> Any:
+    """What TensorRT makes; it gives None where device memory is short, and then is asked again with more of it free."""
+    made = make()
+    if made is None:
+        memory.give_back()
+        made = make()
+    return made
+
+
+def _context_of(engine: Any, module: Any) -> Any:
+    """A context on memory of ours."""
+    if not hasattr(module, "ExecutionContextAllocationStrategy"):  # TensorRT 8
+        return engine.create_execution_context_without_device_memory()
+    ours = module.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not hasattr(module, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context(ours)
+    config = (
+        engine.create_runtime_config()
+    )  # TensorRT-RTX: the kernels that a graph records are to be the last ones
+    config.set_execution_context_allocation_strategy(ours)
+    config.dynamic_shapes_kernel_specialization_strategy = (
+        module.DynamicShapesKernelSpecializationStrategy.EAGER
+    )
+    return engine.create_execution_context(config)
 
 
 def _tensor(engine: Any, name: str) -> _Tensor:

@@ -29,7 +29,7 @@ from rnp_deploy.engines.trt import opener
 from rnp_deploy.engines.trt_cache import PlanCache, cache_folder, plan_key
 from rnp_deploy.engines.trt_fingerprint import environment, misfits, tensorrt_fingerprint
 from rnp_deploy.engines.trt_graph import PieceGraph, piece_graph
-from rnp_deploy.engines.trt_library import TensorRt, load_tensorrt
+from rnp_deploy.engines.trt_library import FLAVORS, TensorRt, load_tensorrt
 from rnp_deploy.engines.trt_network import BuildOptions, compute_capabilities
 from rnp_deploy.engines.trt_plan import PieceSource, piece_sources, tensorrt_plan, with_files
 from rnp_deploy.engines.trt_workers import BuildTask, build_all, peak_bytes
@@ -210,6 +210,8 @@ def _prepared(
 ) -> _Build:
     if not 1 <= options.opt_batch <= options.max_batch:
         raise InputError(f"opt_batch {options.opt_batch} is not between 1 and max_batch {options.max_batch}")
+    if flavor not in ("auto", *FLAVORS):
+        raise InputError(f"flavor is {flavor!r}; use 'auto', 'tensorrt' or 'rtx'")
     library = load_tensorrt(flavor)
     known = compute_capabilities(library)
     unknown = [name for name in options.compute_capabilities if name not in known]
@@ -256,7 +258,7 @@ def _write_set(
     with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
         shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
         files = _copied(build, engine_files, folder, fill_cache)
-        if build.timed_on is not None:
+        if build.timed_on is not None and cache.timing_file(build.timed_on).exists():
             shutil.copyfile(cache.timing_file(build.timed_on), folder / TIMING_FILE)
             files.append(_described(folder, TIMING_FILE))
         bundle.check_unchanged()

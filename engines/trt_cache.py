@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from rnp_deploy.bundle.fields import Count, Frozen
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "RNP_CACHE_DIR"
 #: Goes up when plans are built in another way, so that those in caches are not taken.
-_GENERATION = 1
+_GENERATION = 2
 
 
 class _Entry(Frozen):
@@ -65,7 +65,7 @@ def plan_key(graph: PieceGraph, settings: Mapping[str, object]) -> str:
 class PlanCache:
     """Plans by key in a folder: ``plans/ab/abcd….engine``, and its size and hash beside it in ``.json``.
 
-    Several processes may use one at a time.
+    Several processes may use one at a time; of what two time at once, the last written stays.
 
     Args:
         folder: Made where it is missing.
@@ -128,18 +128,6 @@ class PlanCache:
         """Replace it; raises OutputError."""
         self._write(self.timing_file(device_key), timing)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time; where the system has no such locks, the last to write wins."""
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        with (self.folder / "lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
-
     def _entry(self, key: str) -> _Entry:
         return _Entry.model_validate(parse_json(read_json_bytes(self._file(key, ".json"))))
 
@@ -153,8 +141,9 @@ class PlanCache:
             partial.write_bytes(data)
             partial.replace(file)
         except OSError as err:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise OutputError(
-                f"{file.parent} cannot take a plan of {len(data) / 1e6:.1f} MB: {err}; free some space, or pass "
-                "--cache-dir with another folder"
+                f"the cache {self.folder} cannot take a file of {len(data) / 1e6:.1f} MB: {err}; free some space, or "
+                "pass --cache-dir with another folder that can be written, or '' for none"
             ) from err

@@ -79,7 +79,8 @@ def plan_from_graph(
     if plan is None:
         raise EngineError(f"{graph.where}: {library.name} cannot build it: {said_by(library)}")
     check_network(library, edges, graph)
-    check_layers(network, graph)
+    if library.strongly_typed:  # else TensorRT chooses among the types it may take
+        check_layers(network, graph)
     if library.flavor == "tensorrt":  # TensorRT-RTX builds where it cannot load
         check_engine(library, bytes(plan), graph)
     measured = config.get_timing_cache() if timings is not None else None
@@ -153,6 +154,8 @@ def _config(library: TensorRt, builder: Any, graph: PieceGraph, options: BuildOp
         for name, flag in (("float16", "FP16"), ("int8", "INT8")):
             if name in graph.dtypes:
                 config.set_flag(getattr(trt.BuilderFlag, flag))
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: so that calls can be captured
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if hasattr(config, "max_aux_streams"):
         config.max_aux_streams = 0  # one stream runs everything, and is recorded
     if not options.external_tactics:

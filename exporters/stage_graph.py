@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from onnxscript import opset18 as op
 from onnxscript import optimizer
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -178,6 +179,13 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
 
 
+def _asinh(x: Any) -> Any:
+    """sign(x) log(|x| + sqrt(x² + 1)): ONNX Runtime has no Asinh on CUDA, and the agent takes it of the penalty."""
+    return op.Mul(
+        op.Sign(x), op.Log(op.Add(op.Abs(x), op.Sqrt(op.Add(op.Mul(x, x), op.Constant(value_float=1.0)))))
+    )
+
+
 def _onnx_from_torch(
     pieces: Sequence[Piece],
     names: Sequence[tuple[str, ...]],
@@ -202,6 +210,7 @@ def _onnx_from_torch(
                     tuple({0: n} for n, piece in zip(batches, pieces, strict=True) for _ in piece.inputs),
                 ),
                 verbose=False,
+                custom_translation_table={torch.ops.aten.asinh.default: _asinh},
             )
     except Exception as err:
         raise ExportError(f"{where}: torch.onnx cannot export it: {err}") from err

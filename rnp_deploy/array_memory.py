@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["HOST", "ArrayMemory", "HostMemory"]
 
-_ALIGNMENT = 64  # a cache line, and the widest vector load
-
 
 class ArrayMemory(Protocol):
     """Makes arrays and moves what is in them; on a device in the order of one stream.
@@ -26,7 +24,7 @@ class ArrayMemory(Protocol):
         """Whether arrays are plain numpy arrays."""
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
-        """A new array, C-contiguous and aligned, not cleared; raises DeviceError where memory is short."""
+        """A new array, C-contiguous, not cleared; raises DeviceError where memory is short."""
 
     def host_empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
         """A numpy array that the device copies to without a detour; not cleared."""
@@ -37,8 +35,13 @@ class ArrayMemory(Protocol):
     def to_host(self, array: Any) -> NDArray[Any]:
         """What an array holds once all work so far is done; the array itself where it lies on the host."""
 
-    def copy_rows(self, source: Any, rows: Sequence[int], target: Any, target_rows: Sequence[int]) -> None:
+    def copy_rows(
+        self, source: Any, rows: NDArray[np.intp], target: Any, target_rows: NDArray[np.intp]
+    ) -> None:
         """``target[target_rows] = source[rows]``, of arrays of here and of one row shape."""
+
+    def synchronise(self) -> None:
+        """Wait until all work so far is done."""
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         """What engines are opened, run and closed within: on a device one thread at a time."""
@@ -51,10 +54,7 @@ class HostMemory:
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
         """See :class:`ArrayMemory`."""
-        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % _ALIGNMENT
-        return memory[start : start + nbytes].view(dtype).reshape(shape)
+        return np.empty(shape, dtype)
 
     host_empty = empty
 
@@ -67,10 +67,17 @@ class HostMemory:
         return array
 
     def copy_rows(
-        self, source: NDArray[Any], rows: Sequence[int], target: NDArray[Any], target_rows: Sequence[int]
+        self,
+        source: NDArray[Any],
+        rows: NDArray[np.intp],
+        target: NDArray[Any],
+        target_rows: NDArray[np.intp],
     ) -> None:
         """See :class:`ArrayMemory`."""
         target[target_rows] = source[rows]
+
+    def synchronise(self) -> None:
+        """All is done when it was asked for."""
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         """See :class:`ArrayMemory`."""

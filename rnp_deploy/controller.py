@@ -58,7 +58,11 @@ class Controller:
         manifest: Of the bundle.
         plan: What is run, step by step.
         latency_curves: Of an engine set, as ``rnp-bench --calibrate`` measured them here.
+        backend, device: What computes, and where, such as ``"onnxruntime"`` and ``"cpu"``;
+            ``"custom"`` for engines of the caller's.
     """
+
+    backend = device = "custom"
 
     def __init__(
         self,
@@ -154,6 +158,7 @@ class Controller:
             memory=opened.memory,
             max_batch=opened.max_batch,
         )
+        controller.backend, controller.device = opened.backend, opened.device
         try:
             if preload != "none":
                 controller.preload(common_only=preload == "common")
@@ -173,7 +178,7 @@ class Controller:
             EngineError: A graph cannot be loaded.
         """
         files = common_files(self.plan, self.manifest) if common_only else list(self._uses)
-        with self._use():
+        with self._use(), self._memory.turn():
             self._engines.open_within_budget(files)
 
     def run(
@@ -204,7 +209,8 @@ class Controller:
                 fit the caches, each as if it were alone. ``"serial"``: one
                 sample after another; the same results, bit for bit those of single runs.
                 ``"round-up"``: at every decision all take the largest option any of them
-                chose; approximate, and it computes at least what was decided. Given options
+                chose; approximate, and it computes at least what was decided (each part for itself,
+                where engines take smaller batches). Given options
                 are rounded up likewise.
 
         Raises:

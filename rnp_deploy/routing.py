@@ -49,7 +49,7 @@ class RoutedTensor:
         gathered: NDArray[Any] = self._memory.empty((len(rows), *first.shape[1:]), first.dtype)
         for part in np.unique(parts):
             here = np.flatnonzero(parts == part)
-            self._memory.copy_rows(self._arrays[part], positions[here].tolist(), gathered, here.tolist())
+            self._memory.copy_rows(self._arrays[part], positions[here], gathered, here)
         return gathered
 
 

@@ -20,8 +20,9 @@ __all__ = ["BoundCall", "Ends", "MemoryLayout", "Workspace", "Workspaces"]
 Ends: TypeAlias = tuple[Mapping[str, str], Mapping[str, str]]
 
 _ALIGNMENT = 64  # a cache line, and the widest vector load
-#: Memory that idle workspaces may hold beside the last one used; the largest go first.
-_IDLE_BYTES = 512 * 2**20
+#: Memory that idle workspaces may hold beside the last one used; the largest go first. On a device they hold
+#: captured graphs too, and are dear to make.
+_IDLE_BYTES, _IDLE_DEVICE_BYTES = 512 * 2**20, 4 * 2**30
 
 
 class MemoryLayout:
@@ -102,7 +103,7 @@ class Workspace:
         self.batch = batch
         self.nbytes = batch * sum(layout.slot_bytes)
         self._layout = layout
-        self._slots = [memory.empty((batch * size,), np.dtype(np.uint8)) for size in layout.slot_bytes]
+        self._slots = [_aligned(memory, batch * size) for size in layout.slot_bytes]
         self._views: dict[tuple[str, tuple[int, ...]], AnyArray] = {}
         if not memory.on_host:
             for tensor in (layout.tensors[name] for name in layout.at_ends):
@@ -177,7 +178,8 @@ class Workspaces:
             with self._lock:
                 self._lent.remove(found)
                 self._idle.append(found)
-                while sum(workspace.nbytes for workspace in self._idle[:-1]) > _IDLE_BYTES:
+                limit = _IDLE_BYTES if self.memory.on_host else _IDLE_DEVICE_BYTES
+                while sum(workspace.nbytes for workspace in self._idle[:-1]) > limit:
                     self._idle.remove(max(self._idle[:-1], key=lambda workspace: workspace.nbytes))
 
     @property
@@ -187,7 +189,8 @@ class Workspaces:
             return sum(workspace.nbytes for workspace in (*self._lent, *self._idle))
 
     def forget(self, engine: Engine) -> None:
-        """Drop every call of an engine that is to be released."""
+        """Drop every call of an engine that is to be released, once none of them is under way on a device."""
+        self.memory.synchronise()
         with self._lock:
             for workspace in (*self._lent, *self._idle):
                 workspace.forget(engine)
@@ -196,3 +199,9 @@ class Workspaces:
         """Drop the idle workspaces."""
         with self._lock:
             self._idle.clear()
+
+
+def _aligned(memory: ArrayMemory, nbytes: int) -> AnyArray:
+    array: AnyArray = memory.empty((nbytes + _ALIGNMENT * memory.on_host,), np.dtype(np.uint8))
+    start = -array.ctypes.data % _ALIGNMENT if memory.on_host else 0  # devices align what they give
+    return array[start : start + nbytes]

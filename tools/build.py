@@ -121,7 +121,8 @@ def _tensorrt(
             f"nothing was written"
         )
     engines = build_tensorrt_set(open_bundle(bundle), output, overwrite, **settings)
-    return _report(output, engines, started, "not compared with the bundle")
+    reason = ": no GPU here that it runs on" if settings["verify"] else ""
+    return _report(output, engines, started, f"not compared with the bundle{reason}")
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

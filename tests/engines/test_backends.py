@@ -32,9 +32,10 @@ def no_driver(monkeypatch):
 def test_each_backend_runs_a_bundle_on_the_cpu(backend, exported):
     case = exported("bottleneck residual")
     images, options = case.images(5), case.options(5)
-    with Controller.load(case.path, backend=backend, device="cpu") as controller:
+    with Controller.load(case.path, backend, "cpu", 1) as controller:
         got = controller.run(images.numpy(), options=options.numpy())
         decided = controller.run(images.numpy()).options
+        assert (controller.backend, controller.device) == (backend.replace("auto", "onnxruntime"), "cpu")
     with torch.no_grad():
         expected = case.network.run(images, options).numpy()
         assert decided.tolist() == case.network(images)[1].tolist()
@@ -82,7 +83,7 @@ def test_onnxruntime_takes_the_gpu_it_is_built_for(device, exported, monkeypatch
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", sessions)
     images = case.images(3)
-    with Controller.load(case.path, device=device) as controller, torch.no_grad():
+    with Controller.load(case.path, device=device, threads=1) as controller, torch.no_grad():
         assert controller.run(images.numpy()).options.tolist() == case.network(images)[1].tolist()
     assert sessions.made
 

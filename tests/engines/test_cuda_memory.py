@@ -88,14 +88,14 @@ def test_rows_are_copied_as_numpy_does(data):
         expected[target_rows] = source[rows]
         with memory.turn():
             here, there = on_device(memory, source), on_device(memory, target)
-            memory.copy_rows(here, rows, there, target_rows)
+            memory.copy_rows(here, np.array(rows), there, np.array(target_rows))
             assert memory.to_host(there).tolist() == expected.tolist()
 
 
 def test_neighbours_are_one_copy(memory, cuda):
     here, there = (on_device(memory, np.zeros((8, 2), np.float32)) for _ in range(2))
     memory.synchronise()
-    memory.copy_rows(here, [2, 3, 4, 6], there, [0, 1, 2, 3])
+    memory.copy_rows(here, np.array([2, 3, 4, 6]), there, np.arange(4))
     assert len(cuda._queue) == 2
 
 
@@ -105,7 +105,14 @@ def test_freed_memory_is_used_again(memory, cuda):
     del first
     gc.collect()
     assert memory.empty((90,), F32).pointer == pointer
+    assert memory.empty((90,), F32).pointer == pointer
     assert cuda.allocations == 1
+
+
+def test_other_row_counts_take_blocks_that_are_free(memory, cuda):
+    for rows in [*range(33, 65)] * 3:
+        memory.empty((rows, 100), F32)
+    assert cuda.allocations <= 2
 
 
 def test_a_view_holds_the_memory(memory):
@@ -154,7 +161,7 @@ def test_pinned_memory_lives_as_long_as_its_array(memory, cuda):
 def test_a_graph_repeats_what_was_captured(memory, cuda):
     here, there = on_device(memory, np.zeros(4, np.float32)), memory.empty((4,), F32)
     memory.synchronise()
-    launch = memory.captured(lambda: memory.copy_rows(here, [0, 1, 2, 3], there, [0, 1, 2, 3]))
+    launch = memory.captured(lambda: memory.copy_rows(here, np.arange(4), there, np.arange(4)))
     for value in (1.0, 2.0):
         memory.write(here, value)
         launch()

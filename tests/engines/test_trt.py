@@ -89,7 +89,7 @@ def make_controller(cuda):
 
     def make(case, version="10.3.0", *, half=False, **settings):
         graphs, memory = SetOfGraphs(case, half=half), CudaMemory()
-        open_engine = trt.opener(graphs, fake_tensorrt(cuda, version), memory)
+        open_engine = trt.opener(graphs, fake_tensorrt(cuda, version, rtx="RTX" in version), memory)
         made.append(Controller(graphs.manifest, open_engine, plan=graphs.plan, memory=memory, **settings))
         return made[-1]
 
@@ -111,6 +111,7 @@ def assert_close(got, expected, tolerance=1e-4):
         ("chain", True, "10.3.0"),
         ("bottleneck residual", True, "8.5.3"),
         ("bottleneck residual", False, "11.4.0"),
+        ("chain", True, "1.7.1 RTX"),
     ],
 )
 def test_given_options_agree_with_the_masked_reference(name, half, version, exported, make_controller):
@@ -216,6 +217,51 @@ def test_batches_over_the_profile_are_run_in_parts(exported, make_controller):
         make_controller(case).run(case.images(65).numpy(), options=case.options(65).numpy())
 
 
+def test_engines_are_preloaded_while_others_run(exported, make_controller):
+    """A run waits for an engine while preloading waits for its turn: neither may wait for the other."""
+    case = exported("chain")
+    controller = make_controller(case)
+    images = case.images(4).numpy()
+    done = []
+
+    def run():
+        done.extend(controller.run(images, options=case.options(4, seed).numpy()) for seed in range(5))
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (run, controller.preload, run)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(done) == 10
+
+
+def test_what_ran_unbound_holds_no_arrays(exported, make_controller, cuda):
+    case = exported("chain")
+    controller = make_controller(case)
+    controller.run(case.images(6).numpy(), options=case.options(6).numpy())
+    engines = [entry.engine for entry in controller._engines._entries.values()]
+    unbound = [engine._unbound for engine in engines if engine._unbound is not None]
+    assert unbound
+    assert not any(context._arrays for context in unbound)
+
+
+def test_memory_that_is_short_for_tensorrt_is_made_free(exported, cuda, monkeypatch):
+    case = exported("chain")
+    graphs, memory = SetOfGraphs(case, half=False), CudaMemory()
+    library = fake_tensorrt(cuda)
+    with memory.turn():
+        del [memory.empty((1000,), np.dtype(np.uint8))][:]
+    load = library.module.Runtime.deserialize_cuda_engine
+    monkeypatch.setattr(
+        library.module.Runtime,
+        "deserialize_cuda_engine",
+        lambda runtime, plan: None if any(memory._free.values()) else load(runtime, plan),
+    )
+    trt.opener(graphs, library, memory)("stages/00/full.onnx")
+    assert not cuda.blocks
+
+
 def test_two_controllers_in_two_threads(exported, make_controller):
     case = exported("chain")
     controllers = [make_controller(case) for _ in range(2)]
@@ -266,6 +312,16 @@ def test_an_evicted_engine_is_loaded_again(exported, make_controller):
         with torch.no_grad():
             assert_close(got.outputs, case.network.run(images, options).numpy())
     assert controller.memory().evictions
+
+
+def test_an_engine_is_let_go_after_its_work_is_done(exported, make_controller, cuda):
+    case = exported("chain")
+    controller = make_controller(case)
+    controller.run(case.images(1).numpy())
+    waits = cuda.waits
+    with controller._memory.turn():
+        controller._runner.workspaces.forget(object())
+    assert cuda.waits == waits + 1
 
 
 @pytest.mark.parametrize(

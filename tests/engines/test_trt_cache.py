@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_nothing_half_written(cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OutputError, match=r"cannot take a plan of 3\.0 MB: .*No space left.*--cache-dir"):
+    with pytest.raises(OutputError, match=r"cannot take a file of 3\.0 MB: .*No space left.*--cache-dir"):
         cache.store(KEY, b"\0" * 3_000_000)
     assert [path for path in cache.folder.rglob("*") if path.is_file()] == []
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import enum
 import math
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from fake_cuda import FakeCuda
+from plain_session import plain_session
 from rnp_deploy.engines.trt_library import TensorRt
 
 __all__ = ["NAMES_OF_10", "SCRATCH_BYTES", "fake_tensorrt"]
@@ -23,6 +23,7 @@ DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT32 INT64 BOOL")
 TensorFormat = enum.Enum("TensorFormat", "LINEAR HWC8")
 TensorIOMode = enum.Enum("TensorIOMode", "INPUT OUTPUT")
 Strategy = enum.Enum("ExecutionContextAllocationStrategy", "STATIC USER_MANAGED")
+Specialization = enum.Enum("DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE")
 TYPES = {
     onnx.TensorProto.FLOAT: (DataType.FLOAT, np.float32),
     onnx.TensorProto.FLOAT16: (DataType.HALF, np.float16),
@@ -39,7 +40,7 @@ class Engine:
     def __init__(self, cuda: FakeCuda, plan: bytes) -> None:
         model = onnx.ModelProto.FromString(plan)
         self.cuda = cuda
-        self.session = ort.InferenceSession(plan, providers=["CPUExecutionProvider"])
+        self.session = plain_session(plan)
         self.infos = {info.name: info for info in (*model.graph.input, *model.graph.output)}
         self.inputs = [info.name for info in model.graph.input]
         self.num_io_tensors = len(self.infos)
@@ -70,6 +71,20 @@ class Engine10(Engine):
 
     def create_execution_context(self, strategy: Strategy = Strategy.STATIC) -> Context10:
         assert strategy is Strategy.USER_MANAGED, "every context would have memory of its own"
+        return Context10(self)
+
+
+class EngineRtx(Engine10):
+    def create_runtime_config(self) -> Any:
+        config = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=None, strategy=None)
+        config.set_execution_context_allocation_strategy = lambda strategy: setattr(
+            config, "strategy", strategy
+        )
+        return config
+
+    def create_execution_context(self, config: Any) -> Context10:
+        assert config.strategy is Strategy.USER_MANAGED
+        assert config.dynamic_shapes_kernel_specialization_strategy is Specialization.EAGER
         return Context10(self)
 
 
@@ -145,7 +160,7 @@ class Context:
     def _write(self, name: str, address: int, value: np.ndarray) -> None:
         memory = self._memory(name, address, value.shape)
         if self.engine.get_tensor_format(name) is TensorFormat.HWC8:
-            memory[:] = 0
+            memory[:] = np.nan  # nobody says what padded channels hold
             memory[..., : value.shape[1]] = value.transpose(0, 2, 3, 1)
         else:
             memory[...] = value
@@ -164,9 +179,9 @@ class Context8(Context):
             super().__setattr__(name, value)
 
 
-def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0") -> TensorRt:
+def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0", *, rtx: bool = False) -> TensorRt:
     """As of a version; its runtime loads ONNX graphs and refuses anything else."""
-    engine = Engine8 if version.startswith("8") else Engine10
+    engine = Engine8 if version.startswith("8") else EngineRtx if rtx else Engine10
 
     class Runtime:
         def __init__(self, log: Any) -> None:
@@ -185,7 +200,9 @@ def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0") -> TensorRt:
     module.__version__, module.Runtime, module.DataType, module.ILogger = version, Runtime, DataType, ILogger
     if not version.startswith("8"):
         module.ExecutionContextAllocationStrategy = Strategy
-    return TensorRt(module, "tensorrt", version)
+    if rtx:
+        module.DynamicShapesKernelSpecializationStrategy = Specialization
+    return TensorRt(module, "rtx" if rtx else "tensorrt", version)
 
 
 def _public(*kinds: type) -> set[str]:
@@ -194,10 +211,15 @@ def _public(*kinds: type) -> set[str]:
 
 #: TensorRT's class → what of it the stand-in offers, and so the most that the run path can use.
 NAMES_OF_10 = {
-    "ICudaEngine": _public(Engine, Engine10) | {"num_io_tensors"},
+    "ICudaEngine": _public(Engine, Engine10, EngineRtx) | {"num_io_tensors"},
     "IExecutionContext": _public(Context, Context10),
     "Runtime": {"deserialize_cuda_engine"},
     "DataType": {kind.name for kind in DataType},
     "TensorIOMode": {mode.name for mode in TensorIOMode},
+    "IRuntimeConfig": {
+        "set_execution_context_allocation_strategy",
+        "dynamic_shapes_kernel_specialization_strategy",
+    },
+    "DynamicShapesKernelSpecializationStrategy": {strategy.name for strategy in Specialization},
     "ExecutionContextAllocationStrategy": {strategy.name for strategy in Strategy},
 }

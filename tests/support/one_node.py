@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from plain_session import plain_session
 from rnp_deploy.engines.torch_graph import TorchGraph, Weights
 
 __all__ = ["assert_same", "both", "one_node", "torch_graph", "torch_outputs"]
@@ -69,11 +69,7 @@ def torch_outputs(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array
 def both(*arguments: Any, **named: Any) -> tuple[list[Array], list[Array]]:
     """What torch and ONNX Runtime make of :func:`one_node`."""
     model, feeds = one_node(*arguments, **named)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = plain_session(model.SerializeToString())
     return torch_outputs(model, feeds), session.run(None, feeds)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from plain_session import plain_session
 
 __all__ = ["GraphWriter", "blocked_layout", "plain_layout", "run_plain"]
 
@@ -54,11 +55,7 @@ class GraphWriter:
 
 def run_plain(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """One ordinary session of the whole graph."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = plain_session(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
