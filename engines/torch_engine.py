@@ -30,7 +30,7 @@ except ImportError as err:
 
 __all__ = ["TorchEngine", "device_of", "opener"]
 
-_capturing = threading.Lock()  # of the process: torch captures one CUDA graph at a time
+_process = threading.Lock()  # torch's settings are the process's, and it captures one CUDA graph at a time
 
 
 class TorchEngine:
@@ -168,9 +168,25 @@ class CudaPlace(Place):
         with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
             yield
 
-    def exact(self) -> contextlib.AbstractContextManager[Any]:
-        """Without TF32, which torch takes for convolutions of float32; for the whole process, as long as this lasts."""
-        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """Without TF32, and sums of float16 and bfloat16 in float32; for the whole process, as long as this lasts."""
+        cublas, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+        wanted = [
+            (cublas, "fp32_precision", "ieee"),  # reading allow_tf32 fails where the caller has set this
+            (conv, "fp32_precision", "ieee"),
+            (cublas, "allow_fp16_reduced_precision_reduction", False),
+            (cublas, "allow_bf16_reduced_precision_reduction", False),
+        ]
+        with _process:
+            before = [getattr(library, name) for library, name, _ in wanted]
+            try:
+                for library, name, value in wanted:
+                    setattr(library, name, value)
+                yield
+            finally:
+                for (library, name, _), value in zip(wanted, before, strict=True):
+                    setattr(library, name, value)
 
     def pinned(self, host: Tensor) -> Tensor:
         """Page-locked."""
@@ -182,7 +198,7 @@ class CudaPlace(Place):
             compute()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with _capturing, self.exact():
+        with self.exact():
             graph.capture_begin(self._pool, capture_error_mode="thread_local")
             try:
                 compute()

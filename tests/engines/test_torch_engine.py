@@ -370,14 +370,52 @@ def test_the_first_call_computes_and_is_captured_and_later_ones_are_replayed(tmp
     engine = engine_of(place, graph_bytes())
     call = engine.bind({"x": pair(1, 2)}, {"y": pair(1, 2)})
     run = TorchGraph.__call__
-    monkeypatch.setattr(
-        TorchGraph, "__call__", lambda *given: runs.append(torch.backends.cudnn.allow_tf32) or run(*given)
-    )
+    monkeypatch.setattr(TorchGraph, "__call__", lambda *given: runs.append(1) or run(*given))
     for _ in range(3):
         call()
     begin = ("begin", "pool", "thread_local")
     assert cuda.log == [("stream", 1234, device), "synchronize", begin, "end", "replay", "replay"]
-    assert runs == [False, False], "once for its results, once to be captured; float32 is no TF32"
+    assert len(runs) == 2, "once for its results, once to be captured"
+
+
+def precision():
+    """Torch's settings that make it compute less exactly, and two that are the caller's alone."""
+    cublas, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return [
+        cublas.fp32_precision, cudnn.conv.fp32_precision, cublas.allow_fp16_reduced_precision_reduction,
+        cublas.allow_bf16_reduced_precision_reduction, cudnn.benchmark, cudnn.deterministic,
+    ]  # fmt: skip
+
+
+@pytest.fixture(params=["legacy", "new"])
+def a_callers_settings(request, monkeypatch):
+    """Fast ones, by either of torch's APIs: after the new one, torch refuses to say what allow_tf32 is."""
+    cublas = torch.backends.cuda.matmul
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    if request.param == "legacy":
+        cublas.allow_tf32 = True
+    else:
+        cublas.fp32_precision = "tf32"
+    yield
+    cublas.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("a_callers_settings")
+@pytest.mark.parametrize("use", ["run", "bind"])
+def test_types_are_computed_as_they_are_and_the_callers_settings_put_back(tmp_path, monkeypatch, use):
+    FakeCuda(monkeypatch)
+    before, seen, run = precision(), [], TorchGraph.__call__
+    assert before == ["tf32", "tf32", True, True, True, True]
+    monkeypatch.setattr(TorchGraph, "__call__", lambda *given: seen.append(precision()) or run(*given))
+    engine = engine_of(CudaPlace(torch.device("cpu"), tmp_path, None), graph_bytes())
+    x, y = pair(1, 2), pair(1, 2)
+    engine.run({"x": x}) if use == "run" else engine.bind({"x": x}, {"y": y})()
+    assert seen == [["ieee", "ieee", False, False, True, True]] * (1 if use == "run" else 2)
+    monkeypatch.setattr(TorchGraph, "__call__", lambda *given: 1 / 0)
+    with pytest.raises(EngineError):
+        engine.run({"x": x})
+    assert precision() == before
 
 
 def test_a_capture_that_fails_is_ended_and_named(tmp_path, monkeypatch):
