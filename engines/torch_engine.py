@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -71,8 +71,8 @@ class TorchEngine:
         with _errors(self._where, "torch cannot bind it", place), place.current():
             fed = _tensors(inputs, graph.inputs, place.device)
             wanted = _tensors(outputs, graph.outputs, place.device, written=True)
-            uploads = [place.staged(fed, name) for name in fed if not place.reaches(fed[name])]
-            downloads = [place.staged(wanted, name) for name in wanted if not place.reaches(wanted[name])]
+            uploads = place.staged(fed)
+            downloads = [(near, place.pinned(host), host) for near, host in place.staged(wanted)]
         sources = [fed[edge.name] for edge in graph.inputs]
         targets = [(i, wanted[edge.name]) for i, edge in enumerate(graph.outputs) if edge.name in wanted]
 
@@ -126,11 +126,11 @@ class Place:
         """Whether a graph can read and write a tensor where it is."""
         return tensor.device.type == self.device.type
 
-    def staged(self, tensors: dict[str, Tensor], name: str) -> Staged:
-        """Put a tensor of the device in the place of one on the host."""
-        host = tensors[name]
-        tensors[name] = torch.empty_like(host, device=self.device)
-        return Staged(tensors[name], self.pinned(host), host)
+    def staged(self, tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Put tensors of the device in the place of those that it does not reach; each pair, the host's second."""
+        hosts = {name: host for name, host in tensors.items() if not self.reaches(host)}
+        tensors.update({name: torch.empty_like(host, device=self.device) for name, host in hosts.items()})
+        return [(tensors[name], host) for name, host in hosts.items()]
 
     def pinned(self, host: Tensor) -> Tensor:
         """Memory that the device copies to by itself, like that of ``host``, or ``host``."""
@@ -214,14 +214,6 @@ class CudaPlace(Place):
         self._stream.synchronize()
 
 
-class Staged(NamedTuple):
-    """A tensor of the device, and the host's that it stands for; what goes there passes ``pinned``."""
-
-    near: Tensor
-    pinned: Tensor
-    host: Tensor
-
-
 def opener(
     source: GraphSource, device: str = "auto", threads: int | None = None, *, stream: int | None = None
 ) -> OpenEngine:
@@ -282,7 +274,10 @@ def device_of(name: str) -> torch.device:
 
 
 def _bound_call(
-    compute: Callable[[], None], uploads: Sequence[Staged], downloads: Sequence[Staged], kept: Any
+    compute: Callable[[], None],
+    uploads: Sequence[tuple[Tensor, Tensor]],
+    downloads: Sequence[tuple[Tensor, Tensor, Tensor]],
+    kept: Any,
 ) -> Callable[[], None]:
     place, where = kept[:2]
     later: Callable[[], None] | None = None
@@ -290,7 +285,7 @@ def _bound_call(
     def call() -> None:
         nonlocal later
         with _errors(where, "torch failed", place), place.current():
-            for near, _, host in uploads:
+            for near, host in uploads:
                 near.copy_(host)
             if later is None:
                 later = place.first_call(compute)
