@@ -131,9 +131,14 @@ def _padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0.0) -> T
     return F.pad(x, [amount for pair in reversed(pads) for amount in pair], value=value)
 
 
+def _average_pool3d(x: Tensor, *given: Any) -> Tensor:
+    """Torch's own has no float16 and bfloat16 on the CPU."""
+    return F.avg_pool3d(x.float() if x.element_size() == 2 else x, *given).to(x.dtype)
+
+
 _CONVOLUTIONS: Mapping[int, Function] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _MAX_POOLS: Mapping[int, Function] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVERAGE_POOLS: Mapping[int, Function] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_AVERAGE_POOLS: Mapping[int, Function] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: _average_pool3d}
 
 
 def make_conv(node: Node) -> Function:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from one_node import assert_same, one_node, torch_graph, torch_outputs
+from rnp_deploy.engines.torch_layers import Node, make_pool
 from rnp_deploy.errors import EngineError
 
 RELAXED = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
@@ -167,6 +169,17 @@ def test_what_torch_has_not_is_refused(kind, inputs, outputs, attributes, words)
     assert "backend='onnxruntime'" in str(caught.value)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_bfloat16_is_pooled(axes):
+    """Numpy has none to compare with."""
+    node = Node(
+        {"kernel_shape": [3] * axes, "auto_pad": "NOTSET", "ceil_mode": 0}, 1, 20, torch.device("cpu")
+    )
+    made = make_pool(node, average=True)(torch.full((1, 2, *[6] * axes), 1.5, dtype=torch.bfloat16))
+    assert made.tolist() == torch.full((1, 2, *[4] * axes), 1.5).tolist()
+    assert made.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_types_are_kept(dtype):
     x, weight = normal(1, 2, 5, 5, dtype=dtype), normal(3, 2, 3, 3, dtype=dtype)
@@ -174,6 +187,7 @@ def test_types_are_kept(dtype):
         ("Conv", [x, weight], {"auto_pad": "SAME_UPPER"}),
         ("MaxPool", [x], {"kernel_shape": [2, 2]}),
         ("AveragePool", [x], {"kernel_shape": [3, 3], "pads": [1, 0, 2, 0]}),
+        ("AveragePool", [x[None]], {"kernel_shape": [1, 3, 1]}),
         ("GlobalAveragePool", [x], {}),
         ("Gemm", [x[0, 0], x[0, 1]], {"alpha": 0.5}),
         ("LayerNormalization", [x, x[0, 0, 0]], {}),
