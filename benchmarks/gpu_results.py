@@ -21,7 +21,8 @@ A network whose folder is not there is left out: DIR may have one of the two.
 
 Every section is a process of its own with a time limit, and writes each row when it has it: OUT/SECTION.json.
 OUT/gpu-results.json and OUT/tables.md are written anew after each section, so that a crash, a hang or the end of
-the machine loses the section under way and no more. Running it again with the same OUT measures what is missing.
+the machine loses the section under way and no more. Running it again with the same OUT measures what is missing
+and what failed; an OUT of another machine, device or network is refused.
 
     python benchmarks/gpu_results.py --device cpu --small -o OUT      # the whole script on the CPU, in a minute or so
 """
@@ -36,6 +37,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -129,6 +131,40 @@ def run_section(
     return None
 
 
+def failed(file: Path) -> bool:
+    """Whether a section that was measured has rows that are errors."""
+    return any("error" in row for row in json.loads(file.read_text(encoding="utf-8")))
+
+
+def processor(device: str, code: Path) -> str:
+    """What computes: the GPU's name, or the CPU's."""
+    ask = {
+        "cuda": "from rnp_deploy.engines.cuda_driver import cuda_device; print(cuda_device().name)",
+        "cpu": "from rnp_deploy.profiling import environment; print(environment(None)['processor'])",
+    }[device]
+    inherited = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join(filter(None, (str(code), inherited)))
+    done = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    if done.returncode:
+        raise click.ClickException(f"{device} cannot be used: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout.strip()
+
+
+def claim(out: Path, conditions: dict[str, str | bool]) -> None:
+    """Write down what OUT is measured on; raises ClickException where it was begun on something else."""
+    file = out / "conditions.json"
+    if not file.exists():
+        file.write_text(json.dumps(conditions, indent=1) + "\n", encoding="utf-8")
+    begun = json.loads(file.read_text(encoding="utf-8"))
+    keys = sorted(begun.keys() | conditions.keys())
+    other = [key for key in keys if begun.get(key) != conditions.get(key)]
+    if other:
+        told = ", ".join(f"{key} {begun.get(key)}, now {conditions.get(key)}" for key in other)
+        raise click.ClickException(f"{out} was measured with {told}; pass another -o, or delete it")
+
+
 def report(out: Path, notes: dict[str, str]) -> None:
     """What all sections wrote so far, as one JSON and as tables."""
     results = {}
@@ -192,11 +228,15 @@ def main(
     options = ["--device", device]
     options += ["--batches", "4,1", "--repeats", "5", "--seconds", "1"] if small else []
     code, notes = code_folder(out), earlier_notes(out)
+    manifests = sorted(bundle.glob("*/bundle/manifest.json"))
+    hashes = {f"{file.parts[-3]}'s bundle": sha256(file.read_bytes()).hexdigest() for file in manifests}
+    claim(out, {"device": device, "on": processor(device, code), "small": small, **hashes})
     for section in sections(backends or BACKENDS, engines, tensorrt_python, out):
         if section.kind != "here" and not (bundle / section.network).exists():
             continue
         left = limit_s - (time.monotonic() - started)
-        if (out / f"{section.name}.json").exists() and section.name not in notes and section.kind != "here":
+        file = out / f"{section.name}.json"
+        if file.exists() and section.name not in notes and section.kind != "here" and not failed(file):
             continue
         notes.pop(section.name, None)
         problem = "left out: no time" if left < 10 else None

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpu_results
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import gpu_contenders
 import gpu_networks
@@ -104,6 +106,57 @@ def test_a_static_graph_becomes_a_plan_of_tensorrt(folder):
     graph = static_graph(bundle, bundle.manifest.uniform_options(2))
     source = replace(bundle, graphs={"static": graph})
     assert len(gpu_contenders.static_plan(source, "static", 4, load_tensorrt("rtx"))) > len(graph)
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Run the script on made-up networks; gives what it said, and the sections that it ran."""
+    made = tmp_path / "made" / "vgg16" / "bundle" / "manifest.json"
+    made.parent.mkdir(parents=True)
+    made.write_text("{}")
+    monkeypatch.setattr(gpu_results, "processor", lambda device, code: f"a {device}")
+
+    def run(*options, rows=()):
+        ran = []
+
+        def run_section(section, bundle, out, *_):
+            ran.append(section.name)
+            (out / f"{section.name}.json").write_text(json.dumps(list(rows)))
+
+        monkeypatch.setattr(gpu_results, "run_section", run_section)
+        arguments = ["--bundle", str(tmp_path / "made"), "-o", str(tmp_path / "out"), "--backend", "torch"]
+        return CliRunner().invoke(gpu_results.main, [*arguments, *options]), ran
+
+    return run
+
+
+def test_what_failed_is_measured_again_and_what_is_there_is_not(script):
+    every = ["here-vgg16-auto", *(f"{kind}-vgg16-torch" for kind in ROWS)]
+    for rows, expected in (
+        ([{"row": "a", "error": "no kernel"}], every),
+        ([], every),
+        ([], every[:1]),
+    ):
+        done, ran = script(rows=rows)
+        assert done.exit_code == 0, done.output
+        assert ran == expected
+
+
+def test_results_of_another_machine_device_or_network_are_not_added_to(script, tmp_path, monkeypatch):
+    assert script()[0].exit_code == 0
+    manifest = tmp_path / "made" / "vgg16" / "bundle" / "manifest.json"
+    for options, gpu, text, word in (
+        (["--device", "cpu"], "a cuda", "{}", "device cuda, now cpu"),
+        (["--small"], "a cuda", "{}", "small False, now True"),
+        ([], "another", "{}", "on a cuda, now another"),
+        ([], "a cuda", "{ }", "vgg16's bundle 44136"),
+    ):
+        monkeypatch.setattr(gpu_results, "processor", lambda device, code, gpu=gpu: gpu)
+        manifest.write_text(text)
+        done, ran = script(*options)
+        assert (done.exit_code, ran) == (1, [])
+        assert word in done.output
+        assert "pass another -o" in done.output
 
 
 @pytest.mark.slow
