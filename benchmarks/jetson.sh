@@ -88,9 +88,10 @@ fix_clocks() {
     return
   fi
   [ -z "${POWER_MODE:-}" ] || run sudo nvpmodel -m "$POWER_MODE"
+  run rm -f "$clocks" # over an earlier file jetson_clocks asks before it stores
   run sudo jetson_clocks --store "$clocks"
-  run sudo jetson_clocks
   trap 'run sudo jetson_clocks --restore "$clocks"' EXIT
+  run sudo jetson_clocks
 }
 
 measure() {

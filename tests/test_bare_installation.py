@@ -161,6 +161,7 @@ def test_the_jetson_script_says_what_it_would_run(folders, tmp_path):
         "rnp-build",
         "rnp-inspect",
         "nvpmodel -m 0",
+        "rm -f",
         "--store",
     ]
     words += ["jetson_clocks", "rnp-bench", "nvpmodel -q", "--restore"]
@@ -168,6 +169,23 @@ def test_the_jetson_script_says_what_it_would_run(folders, tmp_path):
     assert all(word in line for word, line in zip(words, ran, strict=True)), ran
     assert "--max-batch 4" in ran[2]
     assert not work.exists()
+
+
+def test_the_clocks_of_a_jetson_are_put_back_where_fixing_them_fails():
+    script = Path(__file__).parents[1] / "benchmarks" / "jetson.sh"
+    program = f"""set -e
+clocks=stored
+source <(sed -n '/^fix_clocks()/,/^}}/p' {script})
+run() {{ echo "$*"; [ "$*" != "sudo jetson_clocks" ]; }}
+fix_clocks
+echo measured
+"""
+    done = subprocess.run(
+        ["bash", "-c", program], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    said = ["rm -f stored", "sudo jetson_clocks --store stored", "sudo jetson_clocks"]
+    assert done.stdout.splitlines() == [*said, "sudo jetson_clocks --restore stored"], done.stderr
+    assert done.returncode == 1
 
 
 def test_the_jetson_script_refuses_another_machine(folders, tmp_path):
