@@ -15,9 +15,12 @@ from onnx import helper, numpy_helper
 from plain_session import plain_session
 from rnp_deploy.engines.torch_graph import TorchGraph, Weights
 
-__all__ = ["assert_same", "both", "one_node", "torch_graph", "torch_outputs"]
+__all__ = ["assert_same", "both", "compared", "one_node", "torch_graph", "torch_outputs"]
 
 Array = NDArray[Any]
+
+#: Operations that :func:`assert_same` found to be the same, in this process so far.
+compared: set[str] = set()
 
 
 def one_node(
@@ -75,7 +78,10 @@ def both(*arguments: Any, **named: Any) -> tuple[list[Array], list[Array]]:
 
 def assert_same(*arguments: Any, tolerance: float = 1e-5, **named: Any) -> None:
     """Torch makes what ONNX Runtime makes: types and shapes too."""
-    for got, expected in zip(*both(*arguments, **named), strict=True):
+    made, wanted = both(*arguments, **named)
+    assert made, "nothing was compared"
+    for got, expected in zip(made, wanted, strict=True):
         assert got.dtype == expected.dtype
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+    compared.add(arguments[0])
