@@ -95,11 +95,15 @@ class _Windows:
 
     Args:
         attributes: Of a convolution or pooling.
+
+    Raises:
+        NotImplementedError: The padding is not given.
     """
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         self._attributes = attributes
-        self._auto = attributes["auto_pad"]
+        if attributes["auto_pad"] != "NOTSET":
+            raise NotImplementedError("its auto_pad is not NOTSET")  # torch's exporter writes pads
         self._known: dict[tuple[torch.Size, torch.Size], list[_Axis]] = {}
 
     def of(self, sizes: torch.Size, kernel: torch.Size) -> list[_Axis]:
@@ -113,17 +117,8 @@ class _Windows:
                 _Axis(*each)
                 for each in zip(sizes, kernel, strides, dilations, pads[:n], pads[n:], strict=True)
             ]
-            if self._auto != "NOTSET":
-                axes = [self._auto_padded(axis) for axis in axes]
             self._known[sizes, kernel] = axes
         return axes
-
-    def _auto_padded(self, axis: _Axis) -> _Axis:
-        reach = axis.dilation * (axis.kernel - 1) + 1
-        missing = max((-(-axis.size // axis.stride) - 1) * axis.stride + reach - axis.size, 0)
-        less, more = missing // 2, missing - missing // 2
-        before, after = {"VALID": (0, 0), "SAME_UPPER": (less, more), "SAME_LOWER": (more, less)}[self._auto]
-        return axis._replace(before=before, after=after)
 
 
 def _padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:

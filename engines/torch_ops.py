@@ -141,16 +141,13 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _extreme(function: Callable[..., Tensor]) -> Op:
-    """The place of the largest or smallest; of equal ones the first, or the last."""
+    """The place of the largest or smallest; of equal ones the first."""
 
     def make(node: Node) -> Function:
-        axis, keep, last = (node.attributes[name] for name in ("axis", "keepdims", "select_last_index"))
-
-        def extreme(x: Tensor) -> Tensor:
-            found = function(x.flip(axis) if last else x, axis, bool(keep))
-            return x.shape[axis] - 1 - found if last else found
-
-        return extreme
+        axis, keep = node.attributes["axis"], bool(node.attributes["keepdims"])
+        if node.attributes["select_last_index"]:
+            raise NotImplementedError("of equal ones it takes the last")
+        return lambda x: function(x, axis, keep)
 
     return Op(make)
 
