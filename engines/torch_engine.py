@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -171,10 +171,10 @@ class CudaPlace(Place):
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
         """Without TF32, and sums of float16 and bfloat16 in float32; for the whole process, as long as this lasts."""
-        cublas, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+        cublas, cudnn = torch.backends.cuda.matmul, cast("Any", torch.backends.cudnn)
         wanted = [
             (cublas, "fp32_precision", "ieee"),  # reading allow_tf32 fails where the caller has set this
-            (conv, "fp32_precision", "ieee"),
+            (cudnn.conv, "fp32_precision", "ieee"),
             (cublas, "allow_fp16_reduced_precision_reduction", False),
             (cublas, "allow_bf16_reduced_precision_reduction", False),
         ]
