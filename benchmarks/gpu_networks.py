@@ -109,7 +109,7 @@ def make_vgg(folder: Path, *, small: bool) -> None:
     (folder / "worths.json").write_text(json.dumps(worths), encoding="utf-8")
     images = torch.randn(IMAGES, *network.input_shape, generator=torch.Generator().manual_seed(1))
     save_reference(network, folder, images, [worth + 0.5 for worth in (0.0, *reversed(WORTHS))])
-    export_bundle(network, folder / "bundle", precision="fp16", verify=0)
+    export_bundle(network, folder / "bundle", precision="fp16", verify=1)
 
 
 def make_resnet(folder: Path, *, small: bool) -> None:

@@ -72,6 +72,10 @@ def test_every_section_measures_every_row(section, backend, device, measure):
     assert "- points-torch: stopped after 90 s" in table
 
 
+def test_the_bundle_that_is_timed_was_verified(folder):
+    assert open_bundle(folder / "bundle").manifest.verification.samples > 0
+
+
 def test_the_operating_points_are_at_the_speed_ups_wanted(folder, measure):
     manifest = open_bundle(folder / "bundle").manifest
     rows = measure("points", "onnxruntime", "cpu")
