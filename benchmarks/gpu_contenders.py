@@ -18,7 +18,7 @@ from rnp_deploy.bundle.engine_set import read_engines
 from rnp_deploy.bundle.reading import Bundle, open_bundle
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engines.backends import Opened, open_backend
-from rnp_deploy.engines.cuda_memory import CudaMemory, DeviceArray
+from rnp_deploy.engines.cuda_memory import CudaMemory
 from rnp_deploy.engines.static_graph import static_graph
 from rnp_deploy.memory import resident_bytes
 
@@ -39,8 +39,6 @@ class Place:
         """Raises RnpError where the backend cannot be used here."""
         path = self.folder / "bundle" if self.engines is None else self.engines
         opened = open_backend(path, self.backend, self.device, 1 if self.device == "cpu" else None, "")
-        if isinstance(opened.memory, CudaMemory):
-            _take_device_images(opened.memory)
         return Subject(self, opened, open_bundle(self.folder / "bundle"))
 
 
@@ -133,20 +131,6 @@ def device_bytes_used() -> int:
     with current_context():
         driver_call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
     return total.value - free.value
-
-
-def _take_device_images(memory: CudaMemory) -> None:
-    """Let ``write`` copy from the device too."""
-    from_host = memory.write
-
-    def write(array: DeviceArray, value: Any) -> None:
-        if isinstance(value, DeviceArray):
-            rows = range(len(value))
-            memory.copy_rows(value, rows, array, rows)
-        else:
-            from_host(array, value)
-
-    memory.write = write  # type: ignore[method-assign]
 
 
 def static_plan(source: Bundle, name: str, batch: int, library: Any) -> bytes:

@@ -35,7 +35,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -191,6 +191,41 @@ def prepare(folder: Path, *, small: bool) -> None:
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": support})
 
 
+def measure(
+    bundle: Path,
+    out: Path,
+    wanted: Iterable[Section],
+    device: str,
+    small: bool,
+    options: list[str],
+    seconds: float,
+) -> dict[str, str]:
+    """Run the sections that OUT lacks, for so many seconds; what went wrong, by section."""
+    started = time.monotonic()
+    code, notes = code_folder(out), earlier_notes(out)
+    manifests = sorted(bundle.glob("*/bundle/manifest.json"))
+    if not manifests:
+        raise click.ClickException(f"{bundle} has no bundle to measure; make it with --prepare {bundle}")
+    hashes = {f"{file.parts[-3]}'s bundle": sha256(file.read_bytes()).hexdigest() for file in manifests}
+    claim(out, {"device": device, "on": processor(device, code), "small": small, **hashes})
+    for section in wanted:
+        if section.kind != "here" and not (bundle / section.network).exists():
+            continue
+        left = seconds - (time.monotonic() - started)
+        file = out / f"{section.name}.json"
+        if file.exists() and section.name not in notes and section.kind != "here" and not failed(file):
+            continue
+        notes.pop(section.name, None)
+        problem = "left out: no time" if left < 10 else None
+        if problem is None:
+            problem = run_section(section, bundle, out, code, options, min(LIMITS_S[section.kind], left))
+        if problem is not None:
+            notes[section.name] = problem
+        click.echo(f"{time.monotonic() - started:6.1f} s  {section.name}: {problem or 'done'}", err=True)
+        report(out, notes)
+    return notes
+
+
 @click.command()
 @click.option(
     "--prepare", "to_prepare", type=click.Path(path_type=Path), help="Make the networks here, and stop."
@@ -227,26 +262,18 @@ def main(
             prepare(bundle, small=True)
     options = ["--device", device]
     options += ["--batches", "4,1", "--repeats", "5", "--seconds", "1"] if small else []
-    code, notes = code_folder(out), earlier_notes(out)
-    manifests = sorted(bundle.glob("*/bundle/manifest.json"))
-    hashes = {f"{file.parts[-3]}'s bundle": sha256(file.read_bytes()).hexdigest() for file in manifests}
-    claim(out, {"device": device, "on": processor(device, code), "small": small, **hashes})
-    for section in sections(backends or BACKENDS, engines, tensorrt_python, out):
-        if section.kind != "here" and not (bundle / section.network).exists():
-            continue
-        left = limit_s - (time.monotonic() - started)
-        file = out / f"{section.name}.json"
-        if file.exists() and section.name not in notes and section.kind != "here" and not failed(file):
-            continue
-        notes.pop(section.name, None)
-        problem = "left out: no time" if left < 10 else None
-        if problem is None:
-            problem = run_section(section, bundle, out, code, options, min(LIMITS_S[section.kind], left))
-        if problem is not None:
-            notes[section.name] = problem
-        click.echo(f"{time.monotonic() - started:6.1f} s  {section.name}: {problem or 'done'}", err=True)
-        report(out, notes)
+    notes = measure(
+        bundle,
+        out,
+        sections(backends or BACKENDS, engines, tensorrt_python, out),
+        device,
+        small,
+        options,
+        limit_s - (time.monotonic() - started),
+    )
     click.echo((out / "tables.md").read_text(encoding="utf-8"))
+    if any(problem != "left out: no time" for problem in notes.values()):
+        raise click.ClickException(f"not all could be measured: {out / 'tables.md'} says what, and why")
 
 
 if __name__ == "__main__":

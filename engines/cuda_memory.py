@@ -146,8 +146,12 @@ class CudaMemory:
         array: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape))
         return array.reshape(shape)
 
-    def write(self, array: DeviceArray, value: ArrayLike) -> None:
+    def write(self, array: DeviceArray, value: ArrayLike | DeviceArray) -> None:
         """See :class:`rnp_deploy.array_memory.ArrayMemory`; ``value`` is held until the stream was waited for."""
+        if isinstance(value, DeviceArray):
+            self._read.append(value)
+            self._copy("cuMemcpyDtoDAsync_v2", array.pointer, value.pointer, array.nbytes)
+            return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, array.dtype), array.shape))
         self._read.append(values)
         self._copy("cuMemcpyHtoDAsync_v2", array.pointer, values.ctypes.data, array.nbytes)

@@ -18,7 +18,7 @@ from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.engine import AnyArray, Arrays, OpenEngine
 from rnp_deploy.engines.cuda_memory import DeviceArray
 from rnp_deploy.engines.ort import GraphSource
-from rnp_deploy.errors import EngineError, InputError, MissingRuntimeError
+from rnp_deploy.errors import DeviceError, EngineError, InputError, MissingRuntimeError
 
 try:
     import torch
@@ -230,7 +230,7 @@ def opener(
 
     Raises:
         InputError: ``threads`` is below 1.
-        EngineError: There is no such device here; the message says why.
+        EngineError: There is no such device; a DeviceError says why it cannot be used here.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads is {threads!r}; pass an integer of at least 1, or None to leave torch's")
@@ -251,7 +251,7 @@ def opener(
 
 
 def device_of(name: str) -> torch.device:
-    """Torch's device of a name, ``"auto"`` included; raises EngineError where it cannot be used."""
+    """Torch's device of a name, ``"auto"`` included; raises DeviceError where it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -265,11 +265,11 @@ def device_of(name: str) -> torch.device:
             if built is None
             else f"torch {torch.__version__} is for CUDA {built}, and finds no GPU or a driver too old: see nvidia-smi"
         )
-        raise EngineError(f"device {name!r} cannot be used: {reason}; or use 'cpu'")
+        raise DeviceError(f"device {name!r} cannot be used: {reason}; or use 'cpu'")
     try:
         torch.empty(0, device=device)
     except Exception as err:  # torch raises errors of many classes
-        raise EngineError(f"device {name!r} cannot be used: {err}") from err
+        raise DeviceError(f"device {name!r} cannot be used: {err}") from err
     return device
 
 

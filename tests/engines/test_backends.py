@@ -63,7 +63,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_says_why(exported, no_driver, mo
         assert open_backend(path, backend, "auto", None, None).memory is HOST
     with pytest.raises(DeviceError, match="no NVIDIA driver here"):
         open_backend(path, "onnxruntime", "cuda", None, None)
-    with pytest.raises(EngineError, match="device 'cuda' cannot be used: torch"):
+    with pytest.raises(DeviceError, match="device 'cuda' cannot be used: torch"):
         open_backend(path, "torch", "cuda", None, None)
 
 

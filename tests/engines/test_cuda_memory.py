@@ -50,6 +50,12 @@ def test_values_come_back(memory):
     assert memory.to_host(array).tolist() == np.full((2, 3, 4), 0.5).tolist()
 
 
+def test_values_of_the_device_are_copied_there(memory):
+    array = memory.empty((4,), F32)
+    memory.write(array, on_device(memory, np.arange(4, dtype=np.float32)))
+    assert memory.to_host(array).tolist() == [0, 1, 2, 3]
+
+
 def test_what_was_written_may_be_written_over_at_once(memory):
     values = np.ones(4, np.float32)
     array = on_device(memory, values)
