@@ -36,7 +36,13 @@ from rnp_deploy.datasets import ImageData
 from rnp_deploy.errors import InputError, OutputExistsError
 from rnp_deploy.exporters.branch_cutting import cut_branch, loaded_weight_bytes
 from rnp_deploy.exporters.half_types import HALF_TYPES, give_half_types
-from rnp_deploy.exporters.precision import checked_opset, float32_ends, verifying_opener, with_edge_types
+from rnp_deploy.exporters.precision import (
+    checked_opset,
+    float32_ends,
+    reporting_opener,
+    verifying_opener,
+    with_edge_types,
+)
 from rnp_deploy.exporters.precision_report import precision_report
 from rnp_deploy.exporters.quantization import cuts_of_scales, quantise_stages
 from rnp_deploy.exporters.stage_graph import ZEROS_FOLLOW, Piece, agent_step_piece, onnx_graphs, stage_piece
@@ -144,13 +150,15 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
         )
         save_manifest(manifest, folder)
         if verify:
-            opened = verifying_opener(open_bundle(folder), precision)
+            bundle = open_bundle(folder)
+            opened = verifying_opener(bundle, precision)
             update: dict[str, Any] = {
                 "verification": verify_bundle(
                     network, torch_stages, models, manifest, folder, opened, verify, progress
                 )
             }
             if precision != "fp32":
+                opened = reporting_opener(bundle, precision)
                 update["precision_report"] = precision_report(network, manifest, opened, data, progress)
             manifest = manifest.model_copy(update=update)
             save_manifest(manifest, folder)

@@ -8,10 +8,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import networks
 from narrow_bundles import made
-from rnp_deploy.errors import ExportError, VerificationError
+from rnp_deploy.engines import torch_engine
+from rnp_deploy.errors import EngineError, ExportError, VerificationError
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.exporters.half_types import give_half_types
 from rnp_deploy.network import RuntimePrunedNetwork
@@ -82,3 +84,44 @@ def test_what_fp16_cannot_hold(network, error, words, tmp_path):
     with pytest.raises(error, match=words):
         export_bundle(network(), tmp_path / "bundle", precision="fp16", verify=1)
     assert list(tmp_path.iterdir()) == []
+
+
+class Between(nn.Module):
+    """Two convolutions with something between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between = between
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(torch.relu(self.first(x)))
+        return self.last(torch.relu(self.second(x)).mean((2, 3)))
+
+
+def with_between(between: Callable[[Tensor], Tensor]) -> RuntimePrunedNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        backbone = networks.randomised(Between(between))
+        return RuntimePrunedNetwork.from_backbone(backbone, torch.zeros(1, 3, 8, 8), 2, min_macs_share=0.0)
+
+
+def test_what_overflows_between_two_operators_is_seen(tmp_path):
+    network = with_between(lambda x: torch.log1p(torch.exp(x + 12)))  # 12 to 14, but e^12 is 162755
+    with pytest.raises(VerificationError, match=r"not finite in fp16.*bf16"):
+        export_bundle(network, tmp_path / "bundle", precision="fp16", verify=1)
+    assert export_bundle(network, tmp_path / "bundle", precision="bf16", verify=1)
+
+
+def test_onnx_runtime_checks_what_torch_refuses(tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(path: str) -> None:
+        asked.append(path)
+        raise EngineError("torch has no such operator here")
+
+    monkeypatch.setattr(torch_engine, "opener", lambda source, device: refuse)
+    manifest = export_bundle(made("chain"), tmp_path / "bundle", precision="fp16", verify=1)
+    assert len(asked) > manifest.verification.branches
+    assert 0 < manifest.verification.max_path_deviation < 5e-3
