@@ -130,7 +130,13 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
         progress("tracing stages", len(torch_stages), len(torch_stages))
         if precision in HALF_TYPES:
             for piece, model in zip(pieces, models, strict=False):  # the agent's come after
-                give_half_types(model, precision, float32_ends(network), piece.where)
+                give_half_types(
+                    model,
+                    precision,
+                    float32_ends(network),
+                    dict(piece.module.named_parameters()),
+                    piece.where,
+                )
         if precision == "int8" and data is not None:
             quantise_stages(network, torch_stages, models[: len(pieces)], data.train, progress)
         with (folder / WEIGHTS_FILE).open("wb") as stream:

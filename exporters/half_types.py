@@ -33,7 +33,9 @@ _MOVING = frozenset((
 _TYPE_BLIND = frozenset(("Cast", "CastLike", "Shape", "Size"))
 
 
-def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[str], where: str) -> None:
+def give_half_types(
+    model: ir.Model, precision: str, float32_ends: Collection[str], parameters: Collection[str], where: str
+) -> None:
     """Turn the weights, constants and tensors of a float32 graph into half precision.
 
     At no node two floating types meet: casts stand where a tensor is needed in another type than it is made in,
@@ -43,10 +45,12 @@ def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[st
         model: Changed in place; its weights are not yet stored.
         precision: ``"fp16"`` or ``"bf16"``.
         float32_ends: Names of the inputs and outputs that stay float32.
+        parameters: Names of those that may round to 0; of other constants none may vanish whole.
         where: Names the graph in errors.
 
     Raises:
-        ExportError: A weight or constant is beyond the type's range, or an operator is not known to ONNX.
+        ExportError: A weight or constant is beyond the type's range or a constant below it, or an operator is not
+            known to ONNX.
     """
     ShapeInferencePass()(model)  # functions that were inlined left values without types
     half, graph = HALF_TYPES[precision], model.graph
@@ -60,7 +64,7 @@ def give_half_types(model: ir.Model, precision: str, float32_ends: Collection[st
     for value in graph.initializers.values():
         uses = [wanted[use.node, use.idx] for use in value.uses() if (use.node, use.idx) in wanted]
         if value in floats and any(dtype != _FLOAT for dtype in uses):
-            _round_weight(value, half, precision, where)
+            _round_weight(value, half, precision, value.name in parameters, where)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
         for i, x in enumerate(node.inputs):
@@ -151,7 +155,7 @@ def _allows(formal: onnx.defs.OpSchema.FormalParameter, half: ir.DataType) -> bo
     return f"tensor({half.name.lower()})" in formal.types
 
 
-def _round_weight(value: ir.Value, half: ir.DataType, precision: str, where: str) -> None:
+def _round_weight(value: ir.Value, half: ir.DataType, precision: str, is_parameter: bool, where: str) -> None:
     full = value.const_value.numpy()  # type: ignore[union-attr]
     with np.errstate(over="ignore"):
         rounded = full.astype(half.numpy())
@@ -160,6 +164,13 @@ def _round_weight(value: ir.Value, half: ir.DataType, precision: str, where: str
         raise ExportError(
             f"{where}: {value.name} holds {full[lost].flat[0]:.6g}, beyond the range of {precision}; "
             f"export the network in {'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
+        )
+    if full.any() and not rounded.any() and not is_parameter:
+        readers = ", ".join(f"{node.op_type} {node.outputs[0].name}" for node in value.consumers())
+        # In float32 the addition alone would not help: what it keeps from 0 is rounded behind it.
+        raise ExportError(
+            f"{where}: the constant {np.abs(full).max():.6g} that {readers} reads rounds to 0 in {precision}; "
+            f"raise it, or export the network in {'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
         )
     value.const_value = ir.Tensor(rounded, dtype=half, name=str(value.name))
     value.type = ir.TensorType(half)

@@ -150,9 +150,12 @@ def _check_finite(arrays: Arrays, where: str, precision: str) -> None:
     """In fp32, what is not finite fails the comparison; here it has a reason of its own."""
     name = next((name for name, array in arrays.items() if not np.isfinite(as_float32(array)).all()), None)
     if precision != "fp32" and name is not None:
-        hint = "activations pass 65504, the largest of fp16; export it in bf16" if precision == "fp16" else (
-            "the network is unstable; export it in fp32"
-        )  # fmt: skip
+        hint = "the network is unstable; export it in fp32"
+        if precision == "fp16":
+            hint = (
+                "a number passes 65504, the largest of fp16, or a divisor rounds to 0; "
+                "export it in bf16, or in fp32"
+            )
         raise VerificationError(f"{where}: {name} is not finite in {precision}: {hint}")
 
 

@@ -39,7 +39,7 @@ def branching() -> onnx.NodeProto:
 )  # fmt: skip
 def test_operators_whose_types_are_not_known(model, words):
     with pytest.raises(ExportError, match=words):
-        give_half_types(model, "fp16", {"images"}, "stage 2")
+        give_half_types(model, "fp16", {"images"}, (), "stage 2")
 
 
 def test_a_tensor_is_cast_once_and_sums_meet_without_casts():
@@ -52,7 +52,7 @@ def test_a_tensor_is_cast_once_and_sums_meet_without_casts():
         onnx.helper.make_node("Add", ["b", "c"], ["y"]),
     ]
     model = graph_with(*nodes)
-    give_half_types(model, "fp16", {"images", "y"}, "stage 0")
+    give_half_types(model, "fp16", {"images", "y"}, (), "stage 0")
     # images for Relu, h for both sums, b and c for Add, y at the end; none between a and c
     assert [node.op_type for node in model.graph].count("Cast") == 5
     assert list(mixed_nodes(ir.to_proto(model))) == []
@@ -76,7 +76,7 @@ def scaled(change: Callable[[nn.Module], object]) -> RuntimePrunedNetwork:
         (
             lambda: scaled(lambda net: net.get_parameter("features.2.weight").mul_(3e5)),
             VerificationError,
-            r"stage 1, stages/01/.*not finite in fp16: activations pass 65504.*bf16",
+            r"stage 1, stages/01/.*not finite in fp16: a number passes 65504.*divisor.*bf16",
         ),
     ],
 )  # fmt: skip
@@ -125,3 +125,22 @@ def test_onnx_runtime_checks_what_torch_refuses(tmp_path, monkeypatch):
     manifest = export_bundle(made("chain"), tmp_path / "bundle", precision="fp16", verify=1)
     assert len(asked) > manifest.verification.branches
     assert 0 < manifest.verification.max_path_deviation < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("between", "precision", "words"),
+    [
+        (lambda x: x / torch.sqrt(x.var((2, 3), keepdim=True) + 1e-12), "fp16",
+         r"stage 0: the constant 1e-12 that Add \w+ reads rounds to 0 in fp16; raise it, .* bf16 or fp32"),
+        (lambda x: x / (x.mean((2, 3), keepdim=True) + 1e-42), "bf16", r"rounds to 0 in bf16; .* in fp32"),
+    ],
+)  # fmt: skip
+def test_a_constant_that_vanishes_is_refused(between, precision, words, tmp_path):
+    with pytest.raises(ExportError, match=words):
+        export_bundle(with_between(between), tmp_path / "bundle", precision=precision, verify=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_that_vanishes_is_not(tmp_path):
+    network = scaled(lambda net: net.get_parameter("features.2.bias").fill_(1e-12))
+    assert export_bundle(network, tmp_path / "bundle", precision="fp16", verify=0)
