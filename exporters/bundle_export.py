@@ -88,7 +88,7 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
             quantise, with ranges found on ``data``.
         opset: Of ONNX: 17 to 20; None is 20. bf16 takes 22 alone.
         data: Labelled images; its train split gives int8 its ranges, its held-out one the report on what a
-            precision changes, which is on random images else.
+            precision changes and the inputs of the paths that are verified, which are random else.
         verify: Random inputs with which every branch, and whole paths, are compared with
             the masked torch reference; 0 switches verification off, and the report on the precision.
         calibration: Held-out results, kept in the manifest.
@@ -105,7 +105,7 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
         ExportError: A stage cannot be exported.
         VerificationError: A branch or path differs by more than the tolerance, or holds what is not finite.
     """
-    opset = checked_opset(network, precision, opset, data)
+    opset = checked_opset(network, precision, opset, data, preprocessing)
     modes = {"*": branches} if isinstance(branches, str) else dict(branches)
     if not set(modes.values()) <= {"pairs", "outputs"}:
         raise InputError(f"branches={branches!r}: use 'pairs', 'outputs', or patterns mapped to these")
@@ -160,7 +160,7 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
             opened = verifying_opener(bundle, precision)
             update: dict[str, Any] = {
                 "verification": verify_bundle(
-                    network, torch_stages, models, manifest, folder, opened, verify, progress
+                    network, torch_stages, models, manifest, folder, opened, verify, data, progress
                 )
             }
             if precision != "fp32":

@@ -7,12 +7,12 @@ import onnx_ir as ir
 
 from rnp_deploy.errors import ExportError
 
-__all__ = ["OLDEST_TORCH_OPSET", "lower_opset"]
+__all__ = ["IR_VERSIONS", "OLDEST_TORCH_OPSET", "lower_opset"]
 
 #: The oldest that torch.onnx writes by itself.
 OLDEST_TORCH_OPSET = 18
-#: What readers of an opset's time take: the IR version that came with it.
-_IR_VERSIONS = {17: 8}
+#: What readers of an opset's time take: the IR version that came with it. Of later ones, what torch.onnx writes.
+IR_VERSIONS = {17: 8, 18: 8, 19: 9}
 #: Since opset 18, with the value that stands for what was always done before.
 _NEW_ATTRIBUTES = {"antialias": 0, "keep_aspect_ratio_policy": "stretch", "noop_with_empty_axes": 0}
 
@@ -44,7 +44,6 @@ def lower_opset(model: ir.Model, opset: int, where: str) -> None:
                 node.attributes.pop(name)
         _check_known(node, where, opset)
     model.graph.opset_imports[""] = opset
-    model.ir_version = _IR_VERSIONS[opset]
 
 
 def _check_known(node: ir.Node, where: str, opset: int) -> None:

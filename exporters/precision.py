@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from rnp_deploy.bundle.manifest import TensorManifest
+from rnp_deploy.bundle.manifest import Preprocessing, TensorManifest
 from rnp_deploy.datasets import ImageData
 from rnp_deploy.engine import Engine, OpenEngine
 from rnp_deploy.engines import ort
@@ -34,7 +34,11 @@ PRECISIONS = {
 
 
 def checked_opset(
-    network: RuntimePrunedNetwork, precision: str, opset: int | None, data: ImageData | None
+    network: RuntimePrunedNetwork,
+    precision: str,
+    opset: int | None,
+    data: ImageData | None,
+    preprocessing: Preprocessing | None,
 ) -> int:
     """The opset to write; None is the precision's usual one.
 
@@ -57,6 +61,11 @@ def checked_opset(
         if made != network.input_shape:
             raise InputError(
                 f"{data.name} has images of shape {made}; the network takes {network.input_shape}"
+            )
+        if preprocessing not in (None, data.preprocessing):
+            raise InputError(
+                f"{data.name} is preprocessed as {data.preprocessing!r}; the bundle is to say {preprocessing!r}; "
+                "pass data made in that form, or its preprocessing"
             )
     return known[-1] if opset is None else opset
 

@@ -17,6 +17,7 @@ from rnp_deploy.controller import Controller
 from rnp_deploy.datasets import ImageData, spread_rows
 from rnp_deploy.engine import Arrays, OpenEngine
 from rnp_deploy.engine_cache import EngineCache
+from rnp_deploy.errors import VerificationError
 from rnp_deploy.network.agent import StepOutput
 from rnp_deploy.network.runtime_pruned import RuntimePrunedNetwork
 from rnp_deploy.progress import Progress
@@ -34,7 +35,10 @@ _PARTS = (0.25, 0.5, 0.75)
 
 
 class _Batch(NamedTuple):
-    """Of N images: did the decision fall as in fp32 ``[N, T]``; margins and drifts ``[T, N]``; outputs."""
+    """Of N images: did the decision fall as in fp32 ``[N, T]``; margins and drifts ``[T, N]``; outputs.
+
+    ``finite`` ``[N]``: whether all that was computed of an image is.
+    """
 
     equal: NDArray[np.bool_]
     margins: NDArray[np.float64]
@@ -43,6 +47,7 @@ class _Batch(NamedTuple):
     largest_output: float
     right_fp32: NDArray[np.bool_]
     right: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
 
 
 def precision_report(
@@ -64,13 +69,17 @@ def precision_report(
         data: Its held-out images are run, at most 1000 evenly taken; None: 16 of random numbers.
             Accuracies need labels, one for each output.
         progress: Told of images run.
+
+    Raises:
+        VerificationError: An image gives numbers that are not finite; it and the price are named.
     """
     if data is None:
         generator = torch.Generator().manual_seed(1)
         images = torch.randn(_RANDOM_IMAGES, *network.input_shape, generator=generator)
-        labels = np.full(_RANDOM_IMAGES, -1)
+        taken, labels = np.arange(_RANDOM_IMAGES), np.full(_RANDOM_IMAGES, -1)
     else:
-        read, labels = data.test.read(spread_rows(data.test, _MOST_IMAGES))
+        taken = spread_rows(data.test, _MOST_IMAGES)
+        read, labels = data.test.read(taken)
         images = torch.from_numpy(read)
     prices = _prices(network, manifest.calibration)
     batches = []
@@ -81,7 +90,14 @@ def precision_report(
         for price in prices:
             for start in range(0, len(images), _BATCH):
                 rows = slice(start, start + _BATCH)
-                batches.append(_batch(network, controller, engines, images[rows], labels[rows], price))
+                batch = _batch(network, controller, engines, images[rows], labels[rows], price)
+                if not batch.finite.all():
+                    which = "random image" if data is None else f"held-out image of {data.name}, row"
+                    raise VerificationError(
+                        f"{which} {taken[rows][~batch.finite][0]} gives numbers that are not finite at penalty "
+                        f"{price:.3g}, in {manifest.precision} or in fp32 already; look at the image, or take bf16 or fp32"
+                    )
+                batches.append(batch)
                 progress("comparing with fp32", sum(len(b.equal) for b in batches), total)
     margins, drifts = (
         np.concatenate([getattr(b, n) for b in batches], axis=1) for n in ("margins", "drifts")
@@ -160,16 +176,20 @@ def _batch(
         got.append(step.q_values)
     own = controller.run(images.numpy(), penalty=price)
     best = [q.topk(2, dim=1).values for q in expected]
+    drifts = np.stack(
+        [(a - b).abs().amax(dim=1).double().numpy() for a, b in zip(got, expected, strict=True)]
+    )
+    output_drift = np.abs(at_those["outputs"] - outputs.numpy()).astype(np.float64)
+    by_image = (drifts.T, output_drift, own.outputs)
     return _Batch(
         equal=own.options == options.numpy(),
         margins=np.stack([(q[:, 0] - q[:, 1]).double().numpy() for q in best]),
-        drifts=np.stack(
-            [(a - b).abs().amax(dim=1).double().numpy() for a, b in zip(got, expected, strict=True)]
-        ),
-        output_drift=np.abs(at_those["outputs"] - outputs.numpy()).astype(np.float64),
+        drifts=drifts,
+        output_drift=output_drift,
         largest_output=float(outputs.abs().max()),
         right_fp32=outputs.flatten(1).argmax(dim=1).numpy() == labels,
         right=own.outputs.reshape(len(images), -1).argmax(axis=1) == labels,
+        finite=np.all([np.isfinite(x).reshape(len(images), -1).all(axis=1) for x in by_image], axis=0),
     )
 
 

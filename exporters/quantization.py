@@ -33,6 +33,8 @@ _BATCH = 16
 #: Share of the values of a tensor, in percent, that its range holds: a few outliers are not worth everybody's steps.
 _PERCENTILE = 99.999
 _LEAST_SCALE = 1e-12
+#: Behind the name of what is quantised, the names of its scale and zero point: with a slash, which no parameter has.
+_PARTS = ("/scale", "/zero_point")
 
 
 def quantise_stages(
@@ -69,7 +71,7 @@ def cuts_of_scales(cuts: Mapping[str, Sequence[ParameterCut]]) -> dict[str, list
     scales = {
         name + part: [dataclasses.replace(cut, name=name + part) for cut in own if cut.axis == 0]
         for name, own in cuts.items()
-        for part in ("_scale", "_zero_point")
+        for part in _PARTS
     }
     return scales | {name: list(own) for name, own in cuts.items()}
 
@@ -179,7 +181,7 @@ def _inputs_of_stages(
 
 
 def _quantise(graph: ir.Graph, layers: Sequence[_Layer], thresholds: Mapping[str, float]) -> None:
-    zero = _constant(graph, "int8_zero", np.zeros((), np.int8)) if layers else None
+    zero = _constant(graph, "int8/zero_point", np.zeros((), np.int8)) if layers else None
     activations: dict[ir.Value, ir.Value] = {}
     for weight in dict.fromkeys(layer.weight for layer in layers):
         _quantise_weight(graph, weight)
@@ -187,10 +189,10 @@ def _quantise(graph: ir.Graph, layers: Sequence[_Layer], thresholds: Mapping[str
         x = layer.activation
         if x not in activations:
             step = max(thresholds[str(x.name)] / _STEPS, _LEAST_SCALE)
-            scale = _constant(graph, f"{x.name}_scale", np.float32(step))
+            scale = _constant(graph, f"{x.name}/scale", np.float32(step))
             narrow = ir.node("QuantizeLinear", [x, scale, zero])
             back = ir.node("DequantizeLinear", [narrow.outputs[0], scale, zero])
-            narrow.outputs[0].name, back.outputs[0].name = f"{x.name}_int8", f"{x.name}_dequantized"
+            narrow.outputs[0].name, back.outputs[0].name = f"{x.name}/int8", f"{x.name}/dequantized"
             graph.insert_before(layer.node, [narrow, back])
             activations[x] = back.outputs[0]
         layer.node.replace_input_with(0, activations[x])
@@ -205,11 +207,11 @@ def _quantise_weight(graph: ir.Graph, weight: ir.Value) -> None:
     users = list(weight.uses())
     weight.const_value = ir.Tensor(steps.astype(np.int8), name=str(weight.name))
     weight.type = ir.TensorType(ir.DataType.INT8)
-    # Parsers of TensorRT up to 10.0 refuse a node without a zero point.
-    zeros = _constant(graph, f"{weight.name}_zero_point", np.zeros(len(scale), np.int8))
-    inputs = [weight, _constant(graph, f"{weight.name}_scale", scale), zeros]
+    # ONNX lets it be left out; said, no reader has to know that.
+    zeros = _constant(graph, f"{weight.name}/zero_point", np.zeros(len(scale), np.int8))
+    inputs = [weight, _constant(graph, f"{weight.name}/scale", scale), zeros]
     node = ir.node("DequantizeLinear", inputs, {"axis": 0})
-    node.outputs[0].name = f"{weight.name}_dequantized"
+    node.outputs[0].name = f"{weight.name}/dequantized"
     for user, position in users:
         user.replace_input_with(position, node.outputs[0])
     graph.insert_before(graph[0], node)

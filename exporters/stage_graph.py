@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rnp_deploy.errors import ExportError
-from rnp_deploy.exporters.opsets import OLDEST_TORCH_OPSET, lower_opset
+from rnp_deploy.exporters.opsets import IR_VERSIONS, OLDEST_TORCH_OPSET, lower_opset
 from rnp_deploy.network.agent import AgentStep
 from rnp_deploy.network.stages import Stage, mask_channels, pad_channels
 
@@ -106,6 +106,8 @@ def onnx_graphs(pieces: Sequence[Piece], opset: int = OPSET) -> tuple[ir.Model, 
     if opset < OLDEST_TORCH_OPSET:
         for piece, own in zip(pieces, models, strict=True):
             lower_opset(own, opset, piece.where)
+    for own in models:
+        own.ir_version = IR_VERSIONS.get(opset, own.ir_version)
     return models
 
 

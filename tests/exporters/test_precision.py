@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import networks
-from narrow_bundles import made, wrong_slice
+from narrow_bundles import made, noise, wrong_slice
 from random_networks import PARTS, RandomCnn
 from rnp_deploy import Controller
 from rnp_deploy.bundle import open_bundle
@@ -164,6 +164,15 @@ def test_what_is_refused(arguments, words, tmp_path):
         arguments = arguments | {"data": tiny_data()}
     with pytest.raises(InputError, match=words):
         export_bundle(made("chain"), tmp_path / "bundle", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_and_bundle_are_of_one_preprocessing(tmp_path):
+    network = made("chain")
+    data = noise(network)
+    other = data.preprocessing.model_copy(update={"mean": (0.5,) * 3})
+    with pytest.raises(InputError, match=r"noise is preprocessed as .*0\.0.*the bundle is to say .*0\.5"):
+        export_bundle(network, tmp_path / "bundle", precision="int8", data=data, preprocessing=other)
     assert list(tmp_path.iterdir()) == []
 
 

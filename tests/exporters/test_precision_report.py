@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from rnp_deploy.bundle import open_bundle
 from rnp_deploy.bundle.calibration import Calibration, CalibrationPoint
+from rnp_deploy.errors import VerificationError
 from rnp_deploy.exporters import export_bundle, precision_report
 from tiny_training import tiny_data, tiny_network
 
@@ -47,6 +50,18 @@ def test_a_report_on_labelled_images(tmp_path):
     assert abs(report.accuracy - report.accuracy_fp32) <= 0.05
     assert "held-out" in report.lines()[0]
     assert "points" in report.lines()[-1]
+
+
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
+def test_an_image_that_gives_no_numbers_is_named(precision, tmp_path):
+    data = tiny_data()
+    images = data.test.images.copy()
+    images[41] = 3e38  # its sums are beyond float32 too
+    data = dataclasses.replace(data, test=dataclasses.replace(data.test, images=images))
+    words = rf"held-out image of digits, row 41 gives .* not finite at penalty -0\.02, in {precision}"
+    with pytest.raises(VerificationError, match=words):
+        export_bundle(tiny_network(), tmp_path / "bundle", precision=precision, data=data, verify=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fp32_has_no_report(exported):

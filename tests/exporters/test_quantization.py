@@ -8,12 +8,14 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from torch import Tensor, nn
 
 from narrow_bundles import made, noise, wrong_slice
 from onnx_graphs import run_plain
 from rnp_deploy import Controller
 from rnp_deploy.errors import EngineError, VerificationError
 from rnp_deploy.exporters import bundle_export, export_bundle, quantization
+from rnp_deploy.network import RuntimePrunedNetwork
 from typed_graphs import graph_with, whole_graphs
 
 SLOW = pytest.mark.slow
@@ -87,7 +89,7 @@ def shifted_scale(stage, tensors, cuts, kept, options, cut=bundle_export.cut_bra
     model = cut(stage, tensors, cuts, kept, options)
     for name, value in model.graph.initializers.items():
         full = stage.graph.initializers.get(name)
-        if name.endswith(".weight_scale") and value.shape[0] < full.shape[0]:
+        if name.endswith(".weight/scale") and value.shape[0] < full.shape[0]:
             old = value.const_value
             value.const_value = ir.ExternalTensor(
                 old.location, old.offset + 4, old.length, old.dtype, shape=old.shape, name=name
@@ -96,7 +98,7 @@ def shifted_scale(stage, tensors, cuts, kept, options, cut=bundle_export.cut_bra
 
 
 def uncut_scales(stage, tensors, cuts, kept, options, cut=bundle_export.cut_branch):
-    without = {name: own for name, own in cuts.items() if not name.endswith(("_scale", "_zero_point"))}
+    without = {name: own for name, own in cuts.items() if not name.endswith(("/scale", "/zero_point"))}
     return cut(stage, tensors, without, kept, options)
 
 
@@ -105,6 +107,43 @@ def test_a_wrong_cut_fails_in_int8(broken, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_export, "cut_branch", broken)
     network = made("chain")
     with pytest.raises((VerificationError, EngineError), match="stage"):
+        export_bundle(network, tmp_path / "bundle", precision="int8", data=noise(network), verify=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Named(nn.Module):
+    """A parameter named as the scale of the images could be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.last = nn.Linear(8, 10)
+        self.images_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x)) * self.images_scale
+        return self.last(torch.relu(self.second(x)).mean((2, 3)))
+
+
+def test_parameters_may_have_any_name(tmp_path):
+    network = RuntimePrunedNetwork.from_backbone(Named(), torch.zeros(1, 3, 8, 8), 2, min_macs_share=0.0)
+    manifest = export_bundle(network, tmp_path / "bundle", precision="int8", data=noise(network), verify=1)
+    assert manifest.verification.max_path_deviation < 0.05
+
+
+def test_wrong_scales_are_told_from_rounding(tmp_path, monkeypatch):
+    quantise = quantization._quantise_weight
+
+    def thrice(graph, weight):
+        quantise(graph, weight)
+        (scale,) = (
+            value for name, value in graph.initializers.items() if name.endswith(f"{weight.name}/scale")
+        )
+        scale.const_value = ir.Tensor(3 * scale.const_value.numpy(), name=scale.name)
+
+    monkeypatch.setattr(quantization, "_quantise_weight", thrice)
+    network = made("chain")
+    with pytest.raises(VerificationError, match=r"end to end.*\(tolerance 5e-01\).*does not bear int8.*fp16"):
         export_bundle(network, tmp_path / "bundle", precision="int8", data=noise(network), verify=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -119,10 +158,10 @@ def test_int8_steps_are_those_of_the_ranges():
     model = ir.from_proto(proto)
     quantization._quantise(model.graph, quantization._layers(model.graph), {"images": 2.54})
     constants = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
-    assert constants["images_scale"] == pytest.approx(0.02)
+    assert constants["images/scale"] == pytest.approx(0.02)
     assert constants["w"].dtype == np.int8
     assert np.abs(constants["w"]).max(axis=1).tolist() == [127, 127, 0]
-    steps = constants["w_scale"][:, None]
+    steps = constants["w/scale"][:, None]
     assert (np.abs(constants["w"] * steps - weight) <= steps / 2 + 1e-6).all()
     (y,) = run_plain(ir.to_proto(model), {"images": x}).values()
     clipped = np.rint(x / 0.02).clip(-128, 127) * 0.02
