@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ from rnp_deploy.network.stages import Stage
 from rnp_deploy.progress import Progress, no_progress
 
 __all__ = ["export_bundle", "on_cpu_in_eval_mode"]
+
+_SMALL = 64  # elements
 
 
 def export_bundle(  # noqa: PLR0913 - what goes into a bundle
@@ -143,7 +145,7 @@ def export_bundle(  # noqa: PLR0913 - what goes into a bundle
             weights = WeightFile(stream)
             agents = dict(zip(kinds, models[len(pieces) :], strict=True))
             steps = tuple(_save_agent(network, agents, folder, weights))
-            stages = tuple(_save_stages(network, torch_stages, models, folder, weights, progress))
+            stages = tuple(_save_stages(network, torch_stages, pieces, models, folder, weights, progress))
         manifest = _manifest(
             network,
             steps,
@@ -242,14 +244,15 @@ def _save_agent(
 def _save_stages(
     network: RuntimePrunedNetwork,
     stages: tuple[Stage, ...],
+    pieces: Sequence[Piece],
     models: Sequence[ir.Model],
     folder: Path,
     weights: WeightFile,
     progress: Progress,
 ) -> Iterator[StageManifest]:
     cuts = cuts_of_scales(network.analysis.cuts_by_name)
-    for stage, model in zip(stages, models, strict=False):  # the agent's come after
-        _store_weights(model, weights)
+    for stage, piece, model in zip(stages, pieces, models, strict=False):  # the agent's come after
+        _store_weights(model, weights, {*cuts, *piece.module.state_dict()})
         branches = []
         most = [network.option_counts[t] for t in stage.option_decisions]
         for options in itertools.product(*(range(1, k + 1) for k in most)):
@@ -289,10 +292,16 @@ def _branch_name(inputs: tuple[int, ...], own: int | None) -> str:
     return left if own is None else f"{left}-out{own}"
 
 
-def _store_weights(model: ir.Model, weights: WeightFile) -> None:
+def _store_weights(model: ir.Model, weights: WeightFile, names: Collection[str] | None = None) -> None:
+    """Move a graph's numbers to the file; where ``names`` are given, of what is not among them large tensors alone.
+
+    Small constants stay: shape inference reads some, as the scales of ``Resize``, and not from a file.
+    """
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         stored = tensor is not None and (tensor.dtype.is_floating_point() or tensor.dtype == ir.DataType.INT8)
+        if tensor is not None and tensor.size < _SMALL and names is not None and name not in names:
+            continue
         if tensor is not None and stored and len(tensor.shape):
             value.const_value = weights.add(name, tensor.numpy())
 

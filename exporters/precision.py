@@ -62,7 +62,10 @@ def checked_opset(
             raise InputError(
                 f"{data.name} has images of shape {made}; the network takes {network.input_shape}"
             )
-        if preprocessing not in (None, data.preprocessing):
+        made_as = data.preprocessing
+        if preprocessing is not None:  # the cut out of the middle is no part of what load_data() is asked for
+            made_as = made_as.model_copy(update={"shorter_side": preprocessing.shorter_side})
+        if preprocessing not in (None, made_as):
             raise InputError(
                 f"{data.name} is preprocessed as {data.preprocessing!r}; the bundle is to say {preprocessing!r}; "
                 "pass data made in that form, or its preprocessing"

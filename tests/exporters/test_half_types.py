@@ -144,3 +144,10 @@ def test_a_constant_that_vanishes_is_refused(between, precision, words, tmp_path
 def test_a_weight_that_vanishes_is_not(tmp_path):
     network = scaled(lambda net: net.get_parameter("features.2.bias").fill_(1e-12))
     assert export_bundle(network, tmp_path / "bundle", precision="fp16", verify=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_factors_of_an_upsampling_are_known_to_shape_inference(precision, tmp_path):
+    network = with_between(nn.Upsample(scale_factor=2))
+    manifest = export_bundle(network, tmp_path / "bundle", precision=precision, verify=1)
+    assert manifest.verification.max_path_deviation < 5e-3
