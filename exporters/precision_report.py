@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rnp_deploy.bundle.calibration import Calibration
 from rnp_deploy.bundle.manifest import Manifest
-from rnp_deploy.bundle.precision import PrecisionReport
+from rnp_deploy.bundle.precision import AtPenalty, PrecisionReport
 from rnp_deploy.controller import Controller
 from rnp_deploy.datasets import ImageData, spread_rows
 from rnp_deploy.engine import Arrays, OpenEngine
@@ -110,6 +110,14 @@ def precision_report(
         None if not labelled else float(np.concatenate([getattr(batch, name) for batch in batches]).mean())
         for name in ("right_fp32", "right")
     )
+    by_price = equal.reshape(len(prices), -1).mean(axis=1)
+    at = [AtPenalty(penalty=p, decisions_equal=float(e)) for p, e in zip(prices, by_price, strict=True)]
+    if labelled:
+        right = {
+            name: np.concatenate([getattr(batch, field) for batch in batches]).reshape(len(prices), -1).mean(axis=1)
+            for name, field in (("accuracy_fp32", "right_fp32"), ("accuracy", "right"))
+        }  # fmt: skip
+        at = [a.model_copy(update={name: float(r[i]) for name, r in right.items()}) for i, a in enumerate(at)]
     return PrecisionReport(
         data=None if data is None else data.name,
         images=len(images),
@@ -125,6 +133,7 @@ def precision_report(
         output_drift_mean=float(output_drift.mean()) / largest,
         accuracy_fp32=accuracy_fp32,
         accuracy=accuracy,
+        by_penalty=tuple(at),
     )
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from rnp_deploy.bundle.fields import Count, Finite, Frozen
 
-__all__ = ["PrecisionReport"]
+__all__ = ["AtPenalty", "PrecisionReport"]
+
+
+class AtPenalty(Frozen):
+    """At one price: the share of decisions as in fp32, and both accuracies, 0..1; None without labels."""
+
+    penalty: Finite
+    decisions_equal: Finite
+    accuracy_fp32: Finite | None = None
+    accuracy: Finite | None = None
 
 
 class PrecisionReport(Frozen):
@@ -24,6 +33,7 @@ class PrecisionReport(Frozen):
         at_risk: Share of the decisions whose drift exceeds half their margin.
         output_drift_max, output_drift_mean: At equal options.
         accuracy_fp32, accuracy: 0..1, over all prices; None without labels.
+        by_penalty: The same of each price, in the order of ``penalties``; empty in bundles of before.
     """
 
     data: str | None
@@ -40,6 +50,7 @@ class PrecisionReport(Frozen):
     output_drift_mean: Finite
     accuracy_fp32: Finite | None = None
     accuracy: Finite | None = None
+    by_penalty: tuple[AtPenalty, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """The report in words."""
@@ -49,6 +60,9 @@ class PrecisionReport(Frozen):
             f"({100 * self.decisions_equal / max(self.decisions, 1):.2f} %), on {self.images} {images} at penalty "
             + ", ".join(f"{penalty:.3g}" for penalty in self.penalties)
         )
+        if self.by_penalty:
+            worst = min(self.by_penalty, key=lambda at: at.decisions_equal)
+            decided += f"; fewest at {worst.penalty:.3g}, {100 * worst.decisions_equal:.2f} %"
         values = (
             f"Q-values: margin median {self.margin_median:.2g}, 5th percentile {self.margin_p5:.2g}; drift median "
             f"{self.drift_median:.2g}, 99th percentile {self.drift_p99:.2g}; drift above half the margin at "
@@ -64,4 +78,8 @@ class PrecisionReport(Frozen):
             lines.append(
                 f"accuracy {100 * self.accuracy:.2f} %, in fp32 {100 * self.accuracy_fp32:.2f} % ({change:+.2f} points)"
             )
+            fallen = [(100 * (a.accuracy - a.accuracy_fp32), a.penalty) for a in self.by_penalty
+                      if a.accuracy is not None and a.accuracy_fp32 is not None]  # fmt: skip
+            if fallen:
+                lines[-1] += "; {:+.2f} points at worst, at {:.3g}".format(*min(fallen))
         return tuple(lines)

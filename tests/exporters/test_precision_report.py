@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from rnp_deploy.bundle import open_bundle
@@ -48,6 +49,12 @@ def test_a_report_on_labelled_images(tmp_path):
     assert (report.data, report.images) == ("digits", 60)
     assert 0 <= report.accuracy <= 1
     assert abs(report.accuracy - report.accuracy_fp32) <= 0.05
+    assert tuple(at.penalty for at in report.by_penalty) == report.penalties
+    for name, total in (("accuracy", report.accuracy), ("accuracy_fp32", report.accuracy_fp32),
+                        ("decisions_equal", report.decisions_equal / report.decisions)):  # fmt: skip
+        assert np.mean([getattr(at, name) for at in report.by_penalty]) == pytest.approx(total)
+    worst = min(report.by_penalty, key=lambda at: at.decisions_equal)
+    assert f"fewest at {worst.penalty:.3g}, {100 * worst.decisions_equal:.2f} %" in report.lines()[0]
     assert "held-out" in report.lines()[0]
     assert "points" in report.lines()[-1]
 
