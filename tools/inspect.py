@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def _summary(report: dict[str, Any]) -> str:
     hashes = "all hashes are right" if report["checked"] else "hashes not checked (--check does)"
     lost = report["precision_report"]
     if lost is not None:
-        costs += PrecisionReport.model_validate(lost | {"penalties": tuple(lost["penalties"])}).lines()
+        costs += PrecisionReport.model_validate_json(json.dumps(lost)).lines()
     return (
         f"format {report['format_version']}, {report['precision']}, by {report['producer']}; {report['files']} files, "
         f"{report['bytes'] / 1e6:.2f} MB; {hashes}\n"
