@@ -18,14 +18,6 @@ from rnp_deploy.errors import DeviceError, EngineError, MissingRuntimeError
 from rnp_deploy.exporters import export_bundle
 
 
-@pytest.fixture(autouse=True)
-def threads_of_torch():
-    """Torch's threads are the process's: later tests have theirs."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def no_driver(monkeypatch):
     """A machine without a GPU, whatever this one has."""
