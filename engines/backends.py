@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnp_deploy.array_memory import HOST, ArrayMemory
-from rnp_deploy.bundle.engine_set import is_engine_set, read_engines
+from rnp_deploy.bundle.engine_set import EngineSetManifest, is_engine_set, read_engines
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.engine import OpenEngine
 from rnp_deploy.engines.sources import Source, open_source
@@ -71,7 +71,8 @@ def open_backend(
 
 
 def _engine_set(path: Path, backend: str, device: str, threads: int | None) -> Opened:
-    made_for = read_engines(path).backend
+    engines = read_engines(path)
+    made_for = engines.backend
     if backend not in ("auto", made_for):
         raise EngineError(
             f"{path} is an engine set of {made_for}, which backend={backend!r} does not run; leave backend out, "
@@ -80,7 +81,7 @@ def _engine_set(path: Path, backend: str, device: str, threads: int | None) -> O
     own = "cpu" if made_for == "onnxruntime" else "cuda"
     if device not in ("auto", own):
         raise EngineError(f"{path} is an engine set for {own}; load the bundle for device={device!r}")
-    return _onnxruntime(path, threads, _NO_CACHE) if made_for == "onnxruntime" else _tensorrt(path)
+    return _onnxruntime(path, threads, _NO_CACHE) if made_for == "onnxruntime" else _tensorrt(path, engines)
 
 
 def _onnxruntime(path: Path, threads: int | None, cache_dir: str | Path | None) -> Opened:
@@ -114,13 +115,12 @@ def _onnxruntime_has_a_gpu() -> bool:
     return True
 
 
-def _tensorrt(path: Path) -> Opened:
+def _tensorrt(path: Path, engines: EngineSetManifest) -> Opened:
     from rnp_deploy.engines import trt
     from rnp_deploy.engines.cuda_memory import CudaMemory
     from rnp_deploy.engines.trt_library import load_tensorrt
 
     source = open_source(path, _NO_CACHE)  # looks at the driver before TensorRT is touched
-    engines = read_engines(path)
     library, memory = load_tensorrt(engines.fingerprint.get("flavor", "auto")), CudaMemory()
     return Opened(
         "tensorrt", "cuda", source, trt.opener(source.graphs, library, memory), memory, engines.max_batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
 from rnp_deploy.bundle.engine_set import ENGINES_FILE, ENGINES_FORMAT, EngineSetManifest, open_engine_set
 from rnp_deploy.bundle.manifest import WEIGHTS_FILE, BranchManifest, Manifest
-from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, read_manifest
-from rnp_deploy.bundle.signed_json import signed_text
-from rnp_deploy.bundle.writing import describe_files
+from rnp_deploy.bundle.reading import Bundle
+from rnp_deploy.bundle.writing import copy_manifest, describe_files, save_engines
 from rnp_deploy.engines.agent_fusion import (
     AgentStepGraph,
     add_agent_step,
@@ -35,8 +33,7 @@ from rnp_deploy.engines.engine_weights import BundleArrays, EngineWeights
 from rnp_deploy.engines.fingerprint import fingerprint
 from rnp_deploy.engines.ort import opener, threads_in_use
 from rnp_deploy.engines.set_verification import compare_with_bundle
-from rnp_deploy.errors import EngineError, InputError, IntegrityError
-from rnp_deploy.hashing import file_sha256
+from rnp_deploy.errors import EngineError, InputError
 from rnp_deploy.plan import PENALTY, Piece, Plan, PlanTensor, Step, agent_tensors, plan_tensor
 from rnp_deploy.progress import Progress, no_progress
 
@@ -79,32 +76,26 @@ def build_engine_set(
         )
     check_output(path, overwrite=overwrite, marker=ENGINES_FILE)
     with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
-        shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
+        bundle_sha256 = copy_manifest(bundle, folder)
         plan = _write_pieces(bundle, folder, progress)
         bundle.check_unchanged()  # what was read from disk meanwhile is what was verified
-        if read_manifest(folder) != bundle.manifest:
-            raise IntegrityError(f"{bundle.path / MANIFEST_FILE} was replaced after loading; load it again")
         engines = EngineSetManifest(
             format_version=ENGINES_FORMAT.version,
             producer=f"rnp-deploy {__version__}",
             backend="onnxruntime",
-            bundle_sha256=file_sha256(folder / MANIFEST_FILE),
+            bundle_sha256=bundle_sha256,
             fingerprint=fingerprint(),
             plan=plan,
             files=describe_files(folder),
         )
-        _save(engines, folder)
+        save_engines(engines, folder)
         if verify:
             built = open_engine_set(folder)
             open_engine = opener(built, threads_in_use(), optimised=True)
             compared = compare_with_bundle(bundle, built, open_engine, verify)
             engines = engines.model_copy(update=compared)
-            _save(engines, folder)
+            save_engines(engines, folder)
     return engines
-
-
-def _save(engines: EngineSetManifest, folder: Path) -> None:
-    (folder / ENGINES_FILE).write_text(signed_text(engines, ENGINES_FORMAT), encoding="utf-8")
 
 
 def _write_pieces(bundle: Bundle, folder: Path, progress: Progress) -> Plan:

@@ -6,7 +6,7 @@ Written against the APIs of TensorRT 8.5, 10.3 to 11 and TensorRT-RTX; run so fa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.engine import Arrays, OpenEngine
 from rnp_deploy.engines.cuda_memory import CudaMemory, DeviceArray
 from rnp_deploy.engines.ort import GraphSource
-from rnp_deploy.engines.trt_library import TensorRt, said_by, tensorrt_logger
+from rnp_deploy.engines.trt_library import DTYPES, TensorRt, in_eights, said_by, tensorrt_logger
 from rnp_deploy.errors import EngineError
 
 __all__ = ["TrtEngine", "opener"]
@@ -24,8 +24,7 @@ __all__ = ["TrtEngine", "opener"]
 logger = logging.getLogger(__name__)
 
 #: TensorRT's name of a type → ours.
-_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64"}
-_VECTOR = 8  # channels of HWC8 come in eights
+_TYPES = {theirs: ours for ours, theirs in DTYPES.items()}
 
 
 def opener(engines: GraphSource, library: TensorRt, memory: CudaMemory) -> OpenEngine:
@@ -88,7 +87,7 @@ class _Tensor:
         if not self.eights:
             return (batch, *self.shape[1:])
         _, channels, height, width = self.shape
-        return batch, height, width, -(-channels // _VECTOR) * _VECTOR
+        return batch, height, width, in_eights(channels)
 
 
 class TrtEngine:
@@ -104,12 +103,7 @@ class TrtEngine:
         """See :meth:`rnp_deploy.engine.Engine.run`; of device arrays."""
         if self._unbound is None:
             self._unbound = self._context()
-        memory, batch = self._scratch.memory, len(next(iter(feeds.values())))
-        outputs = {
-            name: memory.empty(tensor.in_memory(batch), tensor.dtype)
-            for name, tensor in self._tensors.items()
-            if not tensor.is_input
-        }
+        outputs = self._outputs(len(next(iter(feeds.values()))), besides=())
         self._unbound.put({**feeds, **outputs})
         self._unbound.enqueue()
         self._unbound.let_go()
@@ -124,11 +118,7 @@ class TrtEngine:
         computed, copy = memory.beside_host(outputs)
         # A context of its own: what a graph recorded must not change under it.
         context = self._context()
-        spare = {
-            name: memory.empty(tensor.in_memory(_batch_of(inputs)), tensor.dtype)
-            for name, tensor in self._tensors.items()
-            if not tensor.is_input and name not in computed
-        }
+        spare = self._outputs(len(next(iter(inputs.values()))), besides=computed)
         context.put({**inputs, **computed, **spare})
         launch: Callable[[], None] | None = None
 
@@ -153,6 +143,14 @@ class TrtEngine:
     def close(self) -> None:
         """Drop the engine; bound calls hold it until they are dropped too."""
         self._engine = self._unbound = None
+
+    def _outputs(self, batch: int, besides: Container[str]) -> dict[str, DeviceArray]:
+        """New arrays for the outputs, but for those there are."""
+        return {
+            name: self._scratch.memory.empty(tensor.in_memory(batch), tensor.dtype)
+            for name, tensor in self._tensors.items()
+            if not tensor.is_input and name not in besides
+        }
 
     def _context(self) -> _Context:
         if self._engine is None:
@@ -233,9 +231,8 @@ def _context_of(engine: Any, module: Any) -> Any:
     ours = module.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(module, "DynamicShapesKernelSpecializationStrategy"):
         return engine.create_execution_context(ours)
-    config = (
-        engine.create_runtime_config()
-    )  # TensorRT-RTX: the kernels that a graph records are to be the last ones
+    # TensorRT-RTX: the kernels that a graph records are to be the last ones.
+    config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(ours)
     config.dynamic_shapes_kernel_specialization_strategy = (
         module.DynamicShapesKernelSpecializationStrategy.EAGER
@@ -257,18 +254,9 @@ def _tensor(engine: Any, name: str) -> _Tensor:
     )
 
 
-def _batch_of(arrays: Mapping[str, Any]) -> int:
-    return len(next(iter(arrays.values())))
-
-
 def _captured(memory: CudaMemory, work: Callable[[], None], where: str) -> Callable[[], None]:
     try:
-        launch = memory.captured(work)
+        return memory.captured(work)
     except EngineError as err:  # slower, and as right
         logger.warning("%s is run without a CUDA graph: %s", where, err)
         return work
-
-    def replay(kept_alive: Any = work) -> None:
-        launch()
-
-    return replay

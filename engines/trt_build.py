@@ -17,8 +17,8 @@ from rnp_deploy import __version__
 from rnp_deploy.atomic import atomic_directory, check_output
 from rnp_deploy.bundle.engine_set import ENGINES_FILE, ENGINES_FORMAT, EngineSetManifest, open_engine_set
 from rnp_deploy.bundle.manifest import FileManifest
-from rnp_deploy.bundle.reading import MANIFEST_FILE, Bundle, read_manifest
-from rnp_deploy.bundle.signed_json import signed_text
+from rnp_deploy.bundle.reading import Bundle
+from rnp_deploy.bundle.writing import copy_manifest, describe_file, save_engines
 from rnp_deploy.canonical_json import canonical_sha256
 from rnp_deploy.engines.cuda_driver import CudaDevice, cuda_device
 from rnp_deploy.engines.cuda_memory import CudaMemory
@@ -34,7 +34,6 @@ from rnp_deploy.engines.trt_network import BuildOptions, compute_capabilities
 from rnp_deploy.engines.trt_plan import PieceSource, piece_sources, tensorrt_plan, with_files
 from rnp_deploy.engines.trt_workers import BuildTask, build_all, peak_bytes
 from rnp_deploy.errors import InputError, IntegrityError, MissingRuntimeError, OutputError
-from rnp_deploy.hashing import file_sha256
 from rnp_deploy.memory import available_bytes
 from rnp_deploy.progress import Progress, no_progress
 
@@ -173,7 +172,7 @@ class _Build:
     @property
     def timed_on(self) -> str | None:
         """The key of the timing cache; TensorRT-RTX has none, it times nothing."""
-        return None if self.library.flavor == "rtx" else canonical_sha256(self._place(), without="")
+        return None if self.library.flavor == "rtx" else canonical_sha256(self.fingerprint(), without="")
 
     def missing(self) -> list[int]:
         """The first source of each key that the cache lacks, the largest first, so that none is late."""
@@ -196,13 +195,10 @@ class _Build:
 
     def settings(self) -> dict[str, object]:
         """All but the graph that decides a plan."""
-        return {**self._place(), "options": dataclasses.asdict(self.options)}
+        return {**self.fingerprint(), "options": dataclasses.asdict(self.options)}
 
     def fingerprint(self) -> dict[str, str]:
         return tensorrt_fingerprint(self.library, self.device, self.options.compute_capabilities)
-
-    def _place(self) -> dict[str, object]:
-        return dict(self.fingerprint())
 
 
 def _prepared(
@@ -256,19 +252,17 @@ def _write_set(
     plan, engine_files = with_files(tensorrt_plan(bundle.manifest), build.keys)
     _check_space(path, sum(cache.size(key) for key in engine_files))
     with atomic_directory(path, overwrite=overwrite, marker=ENGINES_FILE) as folder:
-        shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
+        bundle_sha256 = copy_manifest(bundle, folder)
         files = _copied(build, engine_files, folder, fill_cache)
         if build.timed_on is not None and cache.timing_file(build.timed_on).exists():
             shutil.copyfile(cache.timing_file(build.timed_on), folder / TIMING_FILE)
-            files.append(_described(folder, TIMING_FILE))
+            files.append(describe_file(folder / TIMING_FILE, TIMING_FILE))
         bundle.check_unchanged()
-        if read_manifest(folder) != bundle.manifest:
-            raise IntegrityError(f"{bundle.path / MANIFEST_FILE} was replaced after loading; load it again")
         engines = EngineSetManifest(
             format_version=ENGINES_FORMAT.version,
             producer=f"rnp-deploy {__version__}",
             backend="tensorrt",
-            bundle_sha256=file_sha256(folder / MANIFEST_FILE),
+            bundle_sha256=bundle_sha256,
             fingerprint=build.fingerprint(),
             environment=environment(build.library, build.device),
             build_options={name: str(value) for name, value in dataclasses.asdict(build.options).items()},
@@ -276,15 +270,11 @@ def _write_set(
             plan=plan,
             files=tuple(sorted(files, key=lambda file: file.path)),
         )
-        _save(engines, folder)
+        save_engines(engines, folder)
         if verify:
             engines = engines.model_copy(update=_compared(build, folder, verify))
-            _save(engines, folder)
+            save_engines(engines, folder)
     return engines
-
-
-def _save(engines: EngineSetManifest, folder: Path) -> None:
-    (folder / ENGINES_FILE).write_text(signed_text(engines, ENGINES_FORMAT), encoding="utf-8")
 
 
 def _compared(build: _Build, folder: Path, samples: int) -> Mapping[str, Any]:
@@ -320,11 +310,6 @@ def _copied(
             f"{build.cache.folder} does not keep what is written to it; pass another --cache-dir"
         )
     return whole
-
-
-def _described(folder: Path, path: str) -> FileManifest:
-    file = folder / path
-    return FileManifest(path=path, bytes=file.stat().st_size, sha256=file_sha256(file))
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from rnp_deploy.bundle.fields import Count, Frozen
 from rnp_deploy.bundle.manifest import FileManifest, Sha256
+from rnp_deploy.bundle.writing import describe_file
 from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, read_json_bytes
+from rnp_deploy.engines.sources import CACHE_VARIABLE
 from rnp_deploy.engines.trt_graph import PieceGraph
 from rnp_deploy.errors import OutputError
-from rnp_deploy.hashing import file_sha256
 
 __all__ = ["PlanCache", "cache_folder", "plan_key"]
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "RNP_CACHE_DIR"
 #: Goes up when plans are built in another way, so that those in caches are not taken.
 _GENERATION = 2
 
@@ -103,7 +103,7 @@ class PlanCache:
         """
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._file(key, ".engine"), file)
-        copied = FileManifest(path=path, bytes=file.stat().st_size, sha256=file_sha256(file))
+        copied = describe_file(file, path)
         if (copied.bytes, copied.sha256) == (self._entry(key).bytes, self._entry(key).sha256):
             return copied
         logger.warning("%s is damaged; it is built again", self._file(key, ".engine"))

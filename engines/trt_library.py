@@ -10,12 +10,23 @@ from typing import Any, Literal
 
 from rnp_deploy.errors import MissingRuntimeError
 
-__all__ = ["FLAVORS", "Flavor", "TensorRt", "load_tensorrt", "said_by", "tensorrt_logger"]
+__all__ = [
+    "DTYPES",
+    "FLAVORS",
+    "Flavor",
+    "TensorRt",
+    "in_eights",
+    "load_tensorrt",
+    "said_by",
+    "tensorrt_logger",
+]
 
 logger = logging.getLogger(__name__)
 
 Flavor = Literal["tensorrt", "rtx"]
 FLAVORS: tuple[Flavor, ...] = ("tensorrt", "rtx")
+#: Our name of a type → TensorRT's.
+DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int32": "INT32", "int64": "INT64"}
 _MODULES = {"tensorrt": ("tensorrt",), "rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 _INSTALL = {
     "tensorrt": "TensorRT comes with JetPack, or with pip install 'rnp-deploy[tensorrt]' from NVIDIA's index",
@@ -23,6 +34,11 @@ _INSTALL = {
 }
 #: Messages kept of a build that fails: the last ones say why.
 _KEPT_MESSAGES = 8
+
+
+def in_eights(channels: int) -> int:
+    """Channels as the format HWC8 has them in memory: rounded up to a multiple of eight."""
+    return -(-channels // 8) * 8
 
 
 @dataclass(frozen=True)

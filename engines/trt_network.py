@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 
 from rnp_deploy.engines.trt_graph import Edge, PieceGraph
-from rnp_deploy.engines.trt_library import TensorRt, said_by, tensorrt_logger
-from rnp_deploy.engines.trt_read_back import DTYPES, check_engine, check_layers, check_network, format_mask
+from rnp_deploy.engines.trt_library import DTYPES, TensorRt, said_by, tensorrt_logger
+from rnp_deploy.engines.trt_read_back import check_engine, check_layers, check_network, format_mask
 from rnp_deploy.errors import EngineError
 
 __all__ = ["BuildOptions", "compute_capabilities", "plan_from_graph"]

@@ -8,11 +8,10 @@ from pathlib import PurePosixPath
 
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.engines.trt_graph import Edge
+from rnp_deploy.engines.trt_library import in_eights
 from rnp_deploy.plan import Piece, Plan, PlanTensor, plan_of_bundle
 
 __all__ = ["PieceSource", "piece_sources", "tensorrt_plan", "with_files"]
-
-_VECTOR = 8  # HWC8 holds channels in eights
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,8 @@ def _laid_out(tensor: PlanTensor, *, kept: bool) -> PlanTensor:
     if kept or not halves or len(tensor.shape) != 3 or tensor.axis != 1:
         return tensor
     channels, *image = tensor.shape
-    sizes = tuple(_in_eights(size) for size in tensor.sizes)
-    return tensor.model_copy(update={"shape": (*image, _in_eights(channels)), "axis": 3, "sizes": sizes})
-
-
-def _in_eights(channels: int) -> int:
-    return -(-channels // _VECTOR) * _VECTOR
+    sizes = tuple(in_eights(size) for size in tensor.sizes)
+    return tensor.model_copy(update={"shape": (*image, in_eights(channels)), "axis": 3, "sizes": sizes})
 
 
 def _edge(name: str, tensor: PlanTensor, laid_out: PlanTensor, options: dict[int, int]) -> Edge:

@@ -8,13 +8,11 @@ from typing import Any
 import onnx
 
 from rnp_deploy.engines.trt_graph import Edge, PieceGraph
-from rnp_deploy.engines.trt_library import TensorRt, said_by, tensorrt_logger
+from rnp_deploy.engines.trt_library import DTYPES, TensorRt, said_by, tensorrt_logger
 from rnp_deploy.errors import EngineError
 
-__all__ = ["DTYPES", "check_engine", "check_layers", "check_network", "format_mask"]
+__all__ = ["check_engine", "check_layers", "check_network", "format_mask"]
 
-#: Our name of a type → TensorRT's.
-DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int32": "INT32", "int64": "INT64"}
 #: How descriptions of layers, which differ from version to version, call a type.
 _DESCRIBED = {"float16": ("fp16", "half"), "bfloat16": ("bf16", "bfloat16"), "int8": ("int8",)}
 

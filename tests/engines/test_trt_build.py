@@ -282,7 +282,9 @@ def test_a_full_disk_is_told_before_a_set_is_begun(full, bundle, tmp_path, monke
 
 def test_a_cache_that_does_not_keep_what_is_written(full, bundle, tmp_path, monkeypatch):
     full()
-    monkeypatch.setattr(trt_cache, "file_sha256", lambda file: "0" * 64)
+    whole = trt_cache.describe_file
+    damaged = {"sha256": "0" * 64}
+    monkeypatch.setattr(trt_cache, "describe_file", lambda *a: whole(*a).model_copy(update=damaged))
     with pytest.raises(IntegrityError, match="another --cache-dir"):
         build_tensorrt_set(bundle, tmp_path / "a", flavor="tensorrt", cache_dir=tmp_path / "cache")
     assert not (tmp_path / "a").exists()
