@@ -17,7 +17,12 @@ from rnp_deploy.errors import InputError, MissingRuntimeError
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-__all__ = ["image_array", "make_preprocessing", "open_image", "read_images"]
+__all__ = ["IMAGE_SUFFIXES", "image_array", "make_preprocessing", "open_image", "read_images"]
+
+#: What files are looked at in folders.
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 
 def make_preprocessing(**fields: Any) -> Preprocessing:

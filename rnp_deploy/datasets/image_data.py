@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -131,7 +131,7 @@ class ImageData:
                 )
 
 
-def spread_rows(images: LabelledImages, most: int) -> NDArray[np.int64]:
+def spread_rows(images: Sized, most: int) -> NDArray[np.int64]:
     """At most so many rows, evenly taken."""
     count = min(len(images), most)
     return np.arange(count) * len(images) // count

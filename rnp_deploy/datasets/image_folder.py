@@ -17,7 +17,7 @@ from rnp_deploy.bundle.manifest import Preprocessing
 from rnp_deploy.datasets.augmentation import random_resized_crop
 from rnp_deploy.datasets.image_data import Colour, ImageData
 from rnp_deploy.errors import InputError
-from rnp_deploy.preprocessing import image_array, make_preprocessing, open_image
+from rnp_deploy.preprocessing import IMAGE_SUFFIXES, image_array, make_preprocessing, open_image
 from rnp_deploy.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["load_image_folder"]
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _TEST_NAMES = ("val", "validation", "test")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
 _THREADS, _CHUNK = 8, 1024
@@ -142,11 +141,13 @@ def _class_files(folder: Path, below: str) -> dict[str, list[str]]:
         )
     found = {}
     for name in names:
-        files = (p for p in (parent / name).iterdir() if p.suffix.lower() in _SUFFIXES and p.name[0] != ".")
+        files = (
+            p for p in (parent / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."
+        )
         found[name] = sorted(f"{below}{name}/{path.name}" for path in files if path.is_file())
         if not found[name]:
             raise InputError(
-                f"{parent / name} has no images ({' '.join(sorted(_SUFFIXES))}); folders in it are not followed"
+                f"{parent / name} has no images ({' '.join(sorted(IMAGE_SUFFIXES))}); folders in it are not followed"
             )
     return found
 
