@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnp_deploy.engines.cuda_driver import current_context, driver_call
 from rnp_deploy.errors import DeviceError
 
-__all__ = ["CudaMemory", "DeviceArray"]
+__all__ = ["CudaMark", "CudaMemory", "DeviceArray"]
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy stream
 #: CU_STREAM_CAPTURE_MODE_RELAXED: memory that is freed meanwhile, when Python collects, voids no capture.
@@ -85,6 +85,13 @@ class DeviceArray:
         return DeviceArray(self.pointer, tuple(shape), self.dtype, self.owner)
 
 
+class CudaMark:
+    """When all work before a moment in the stream's order was done; ``memory`` has to outlive it."""
+
+    def __init__(self, event: int, memory: CudaMemory) -> None:
+        self.event, self.memory = event, memory
+
+
 class CudaMemory:
     """Arrays on the first GPU; see :class:`rnp_deploy.array_memory.ArrayMemory`.
 
@@ -100,12 +107,13 @@ class CudaMemory:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._free: dict[int, list[int]] = {}
+        self._events: list[int] = []  # of marks that are gone
         self._read: list[Any] = []  # host memory that is copied from until the stream was waited for
         handle = ctypes.c_void_p()
         with current_context():
             driver_call("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING)
         self.stream: int = handle.value or 0
-        _when_gone(self, _release, self._free, self.stream)
+        _when_gone(self, _release, self._free, self._events, self.stream)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -211,6 +219,30 @@ class CudaMemory:
         driver_call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
         self._read.clear()
 
+    def mark(self) -> CudaMark:
+        """Mark this moment in the stream's order, in a :meth:`turn`, and not while a graph is captured.
+
+        Events of marks that are gone are taken again, since to make one costs the host time.
+        """
+        with suppress(IndexError):
+            return self._marked(self._events.pop())
+        event = ctypes.c_void_p()
+        driver_call("cuEventCreate", ctypes.byref(event), 0)
+        return self._marked(event.value or 0)
+
+    def _marked(self, event: int) -> CudaMark:
+        mark = CudaMark(event, self)
+        _when_gone(mark, self._events.append, event)
+        driver_call("cuEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(self.stream))
+        return mark
+
+    def elapsed_ms(self, first: CudaMark, second: CudaMark) -> float:
+        """Between two marks of this stream, by the device's clock, good to about 0.5 µs; waits for the second."""
+        elapsed, event = ctypes.c_float(), ctypes.c_void_p(second.event)
+        driver_call("cuEventSynchronize", event)
+        driver_call("cuEventElapsedTime", ctypes.byref(elapsed), ctypes.c_void_p(first.event), event)
+        return elapsed.value
+
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what a function does in the stream, as a CUDA graph.
 
@@ -272,9 +304,11 @@ def _give_back(free: dict[int, list[int]]) -> None:
             driver_call("cuMemFree_v2", ctypes.c_void_p(pointers.pop()))
 
 
-def _release(free: dict[int, list[int]], stream: int) -> None:
+def _release(free: dict[int, list[int]], events: list[int], stream: int) -> None:
     with suppress(DeviceError), current_context():  # the device may be lost
         _give_back(free)
+        for event in events:
+            driver_call("cuEventDestroy_v2", ctypes.c_void_p(event))
         driver_call("cuStreamDestroy_v2", ctypes.c_void_p(stream))
 
 

@@ -187,6 +187,45 @@ def test_a_capture_that_fails_leaves_the_stream_usable(memory):
     assert memory.to_host(on_device(memory, np.ones(2, np.float32))).tolist() == [1, 1]
 
 
+def computing(cuda, ms):
+    def work():
+        cuda.device_ms += ms
+
+    cuda.enqueue(77, work)
+
+
+def test_marks_time_the_work_between_them(memory, cuda):
+    computing(cuda, 100.0)
+    marks = [memory.mark()]
+    for ms in (3.0, 0.25):
+        computing(cuda, ms)
+        marks.append(memory.mark())
+    assert memory.elapsed_ms(marks[1], marks[2]) == 0.25
+    assert memory.elapsed_ms(marks[0], marks[2]) == 3.25
+    assert memory.elapsed_ms(marks[0], marks[0]) == 0.0
+
+
+def test_events_of_marks_that_are_gone_are_used_again_and_given_back_at_the_end(cuda):
+    memory = CudaMemory()
+    with memory.turn():
+        for _ in range(5):
+            first = memory.mark()
+            computing(cuda, 2.0)
+            assert memory.elapsed_ms(first, memory.mark()) == 2.0
+            del first
+            gc.collect()
+        assert len(cuda.events) == 2
+        held = memory.mark()
+        computing(cuda, 1.0)
+        assert memory.elapsed_ms(held, memory.mark()) == 1.0
+    del memory
+    gc.collect()
+    assert cuda.events
+    del held
+    gc.collect()
+    assert not cuda.events
+
+
 def test_one_thread_at_a_time_has_its_turn(cuda):
     memory = CudaMemory()
     order = []

@@ -10,11 +10,14 @@ from typing import Any
 __all__ = ["FakeCuda", "use_fake_cuda"]
 
 OUT_OF_MEMORY, INVALID_VALUE, INVALID_CONTEXT, LAUNCH_FAILED, CAPTURE_INVALID = 2, 1, 201, 719, 901
+INVALID_HANDLE, NOT_READY = 400, 600
 WORDS = {
     OUT_OF_MEMORY: b"out of memory",
     INVALID_VALUE: b"invalid argument",
     INVALID_CONTEXT: b"invalid device context",
     LAUNCH_FAILED: b"unspecified launch failure",
+    INVALID_HANDLE: b"invalid resource handle",
+    NOT_READY: b"device not ready",
     CAPTURE_INVALID: b"operation failed due to a previous error during capture",
 }
 
@@ -29,6 +32,8 @@ class FakeCuda:
         lost: Whether every call fails from now on.
         refuses_capture: Whether a capture is invalid when it ends.
         graphs, launches: Graphs that live, and launches so far.
+        device_ms: The device's clock, which work in the stream may move.
+        events: Event → when the stream came to it, None until then.
     """
 
     def __init__(self, limit_bytes: int = 2**30) -> None:
@@ -38,6 +43,8 @@ class FakeCuda:
         self.lost = self.refuses_capture = False
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.launches = self.allocations = self.waits = 0
+        self.device_ms = 0.0
+        self.events: dict[int, float | None] = {}
         self._queue: list[Callable[[], None]] = []
         self._captured: list[Callable[[], None]] | None = None
         self._contexts = threading.local()
@@ -116,10 +123,45 @@ class FakeCuda:
         if self._captured is not None:
             return CAPTURE_INVALID
         self.waits += 1
+        self._work_off()
+        return 0
+
+    def _work_off(self) -> None:
         queue, self._queue = self._queue, []
         for work in queue:
             work()
+
+    def do_cuEventCreate(self, event, flags):
+        assert flags == 0
+        self._handles += 1
+        self.events[self._handles] = None
+        event._obj.value = self._handles
+
+    def do_cuEventRecord(self, event, stream):
+        assert self._captured is None, "an event within a capture has no time"
+        if event.value not in self.events:
+            return INVALID_HANDLE
+        self.events[event.value] = None
+        self.enqueue(stream.value, lambda: self.events.update({event.value: self.device_ms}))
         return 0
+
+    def do_cuEventSynchronize(self, event):
+        if event.value not in self.events:
+            return INVALID_HANDLE
+        self._work_off()
+        return 0
+
+    def do_cuEventElapsedTime(self, elapsed, first, second):
+        if first.value not in self.events or second.value not in self.events:
+            return INVALID_HANDLE
+        start, end = self.events[first.value], self.events[second.value]
+        if start is None or end is None:
+            return NOT_READY
+        elapsed._obj.value = end - start
+        return 0
+
+    def do_cuEventDestroy_v2(self, event):
+        return 0 if self.events.pop(event.value, 0) != 0 else INVALID_HANDLE
 
     def do_cuMemAlloc_v2(self, pointer, nbytes):
         if self.used_bytes + nbytes.value > self.limit_bytes:
