@@ -243,6 +243,17 @@ class CudaMemory:
         driver_call("cuEventElapsedTime", ctypes.byref(elapsed), ctypes.c_void_p(first.event), event)
         return elapsed.value
 
+    def timer(self) -> Callable[[], float]:
+        """Start to time the stream; what is returned ends it, and gives milliseconds. Both take their own turn."""
+        with self.turn():
+            first = self.mark()
+
+        def elapsed_ms() -> float:
+            with self.turn():
+                return self.elapsed_ms(first, self.mark())
+
+        return elapsed_ms
+
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what a function does in the stream, as a CUDA graph.
 

@@ -205,6 +205,14 @@ def test_marks_time_the_work_between_them(memory, cuda):
     assert memory.elapsed_ms(marks[0], marks[0]) == 0.0
 
 
+def test_a_timer_times_what_the_stream_does_meanwhile(cuda):
+    memory = CudaMemory()
+    computing(cuda, 100.0)
+    elapsed_ms = memory.timer()
+    computing(cuda, 3.0)
+    assert elapsed_ms() == 3.0
+
+
 def test_events_of_marks_that_are_gone_are_used_again_and_given_back_at_the_end(cuda):
     memory = CudaMemory()
     with memory.turn():
