@@ -122,7 +122,7 @@ def test_the_quota_is_the_narrowest(files, quota, tmp_path):
             "schedutil",
         ),
         (
-            {"cpu0/cpufreq/scaling_governor": "a\n", "cpu1/cpufreq/scaling_governor": "b\n"},
+            {"cpu0/cpufreq/scaling_governor": "a\n", "cpu11/cpufreq/scaling_governor": "b\n"},
             "governor",
             "mixed",
         ),
