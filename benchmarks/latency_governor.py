@@ -23,6 +23,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from random_agents import export_random
 from rnp_deploy import Controller, LatencyGovernor
 from rnp_deploy.latency import LatencyCurve
 from rnp_deploy.latency_calibration import measure_latency_curve
@@ -46,28 +47,6 @@ class Request:
     answered_s: float
     penalty: float
     macs_share: float
-
-
-def random_bundle(folder: Path) -> Path:
-    """A ResNet-18 whose agent is drawn at random: a group is worth about 0.3, more or less by what it sees."""
-    import torch
-
-    from rnp_deploy.exporters import export_bundle
-    from rnp_deploy.network import RuntimePrunedNetwork
-    from rnp_deploy.network.model_sources import build_model
-
-    torch.manual_seed(0)
-    source = build_model("torchvision:resnet18")
-    network = RuntimePrunedNetwork.from_backbone(source.module, torch.zeros(1, 3, 112, 112))
-    decoder = network.agent.decoder
-    groups = torch.arange(decoder.out_features, dtype=torch.float32)
-    torch.manual_seed(3)  # one whose cost falls all the way, from 91 % of the MACs to 30 %
-    with torch.no_grad():
-        decoder.weight.copy_(torch.outer(groups, 0.3 * torch.randn(decoder.in_features)))
-        decoder.bias.copy_(0.3 * groups)
-    network.agent.trained = True
-    export_bundle(network, folder / "bundle", verify=0)
-    return folder / "bundle"
 
 
 def arrival_times(seconds: float, capacity_per_s: float) -> NDArray[np.float64]:
@@ -152,7 +131,7 @@ def main(
 ) -> None:
     """Print the curve and the two runs."""
     with tempfile.TemporaryDirectory() as folder:
-        path = bundle or random_bundle(Path(folder))
+        path = bundle or export_random("resnet18", 112, Path(folder))
         with Controller.load(path, threads=threads) as controller:
             show(controller, target_ms, seconds, calibrate_s, threads)
 

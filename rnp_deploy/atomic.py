@@ -11,7 +11,14 @@ from pathlib import Path
 
 from rnp_deploy.errors import InputError, OutputError, OutputExistsError
 
-__all__ = ["atomic_directory", "atomic_file", "check_output", "check_output_file", "write_atomically"]
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "check_output",
+    "check_output_file",
+    "check_parent",
+    "write_atomically",
+]
 
 _MARKER_WITHIN_BYTES = 256
 
@@ -36,7 +43,7 @@ def check_output(target: Path, *, overwrite: bool, marker: str) -> None:
         empty = target.is_dir() and not any(target.iterdir())
         if target.is_symlink() or not (empty or (target / marker).is_file()):
             raise OutputExistsError(f"{target} holds no {marker}; it is not ours to overwrite")
-    _check_parent(target)
+    check_parent(target)
 
 
 def check_output_file(target: Path, *, overwrite: bool, marker: bytes) -> None:
@@ -57,7 +64,7 @@ def check_output_file(target: Path, *, overwrite: bool, marker: bytes) -> None:
             raise OutputExistsError(f"{target} exists; pass --overwrite (overwrite=True) or another path")
         if target.is_symlink() or not target.is_file() or not _may_replace(target, marker):
             raise OutputExistsError(f"{target} is not a file that this wrote; it is not ours to overwrite")
-    _check_parent(target)
+    check_parent(target)
 
 
 def _may_replace(file: Path, marker: bytes) -> bool:
@@ -69,7 +76,8 @@ def _may_replace(file: Path, marker: bytes) -> bool:
     return not start or marker in start
 
 
-def _check_parent(target: Path) -> None:
+def check_parent(target: Path) -> None:
+    """Refuse a path whose directory is missing, InputError, or may not be written to, OutputError."""
     parent = target.absolute().parent
     if not parent.is_dir():
         raise InputError(f"{parent} does not exist; create it first")
