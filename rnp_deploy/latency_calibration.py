@@ -7,25 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rnp_deploy.benchmarking.clock import WALL, Clock
+from rnp_deploy.benchmarking.penalty_sweep import MOST_BATCHES, PenaltySweep, sweep_penalties
+from rnp_deploy.benchmarking.timing import Images
 from rnp_deploy.bundle.engine_set import LATENCY_FILE, is_engine_set
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.controller import Controller
 from rnp_deploy.errors import BundleError, InputError
 from rnp_deploy.latency import LatencyCurve, LatencyPoint, read_latency_curve, save_latency_curve
 from rnp_deploy.price_scale import PriceScale
-from rnp_deploy.profiling import Contender, environment, timed_in_turns
+from rnp_deploy.profiling import environment
 from rnp_deploy.progress import Progress, no_progress
 from rnp_deploy.pruning_settings import PENALTY_RANGE
 
-__all__ = ["calibrate_engine_set", "default_penalties", "measure_latency_curve"]
+__all__ = ["calibrate_engine_set", "default_penalties", "latency_curve_of", "measure_latency_curve"]
 
 _POINTS = 12
-_MOST_BATCHES = 32  # distinct batches that are timed in turn; each is run once at every penalty before
 _FEWEST_RUNS = 20  # with fewer no run lies beyond the p95
-
-Images = NDArray[np.float32]
 
 
 def default_penalties(manifest: Manifest) -> tuple[float, ...]:
@@ -52,14 +51,13 @@ def measure_latency_curve(
     min_runs: int = 100,
     threads: int | None = None,
     data: str = "unnamed",
+    clock: Clock = WALL,
     progress: Progress = no_progress,
 ) -> LatencyCurve:
     """Time a controller at several penalties, interleaved.
 
-    Each round runs every penalty once, on the same batch, one round from the lowest up and the
-    next from the highest down; rounds go through the images until both ``duration_s`` and
-    ``min_runs`` are reached. Before, every batch is seen once at every penalty, so that no engine
-    is opened while the clock runs. The controller should have the machine to itself.
+    The first 32 batches are timed by :func:`rnp_deploy.benchmarking.timing.timed_in_turns`, so that no engine is
+    opened while the clock runs. The controller should have the machine to itself.
 
     Args:
         controller: Open; it stays open.
@@ -67,32 +65,57 @@ def measure_latency_curve(
             what the agent decides for them.
         batch: Images per run; a last short batch is left out.
         penalties: Rising; None is :func:`default_penalties`.
-        duration_s: Seconds at least, for all penalties together.
+        duration_s: Seconds of timed runs at least, for all penalties together.
         min_runs: Runs of each penalty at least; 20 or more.
         threads: What the controller was loaded with, for the record.
         data: What the images are, for the record.
-        progress: Told of rounds.
+        clock: That times.
+        progress: Told how far it is.
 
     Raises:
         InputError: Fewer images than a batch, fewer runs than a p95 needs, penalties that do not rise.
         EngineError: As :meth:`rnp_deploy.Controller.run`.
     """
     prices = default_penalties(controller.manifest) if penalties is None else tuple(map(float, penalties))
-    _check(np.shape(images), batch, prices, min_runs)
-    parts = [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:_MOST_BATCHES]
-    shares = [_macs_share(controller, parts, price) for price in prices]
-    contenders = {price: _at(controller, price) for price in prices}
-    latencies_ms = timed_in_turns(contenders, parts, duration_s, min_runs, progress)
+    _check_runs(min_runs)
+    sweep = sweep_penalties(
+        controller,
+        images[: MOST_BATCHES * batch] if np.ndim(images) else images,
+        prices,
+        batch=batch,
+        duration_s=duration_s / max(len(prices), 1),
+        min_runs=min_runs,
+        clock=clock,
+        progress=progress,
+    )
+    return latency_curve_of(sweep, threads=threads, data=data)
+
+
+def latency_curve_of(sweep: PenaltySweep, *, threads: int | None, data: str) -> LatencyCurve:
+    """The curve of a sweep: of the batches that were timed, and what was decided for these.
+
+    Args:
+        sweep: Of 20 runs or more.
+        threads: What the controller was loaded with, for the record.
+        data: What the images are, for the record.
+
+    Raises:
+        InputError: There are fewer runs than a p95 needs.
+    """
+    timed_images = sum(map(len, sweep.parts))
+    runs = len(next(iter(sweep.penalties.values())).timed.latencies_ms)
+    _check_runs(runs)
     points = []
-    for price, share in zip(prices, shares, strict=True):
-        p50, p95 = np.percentile(latencies_ms[price], [50, 95])
+    for price, at_price in sweep.penalties.items():
+        p50, p95 = np.percentile(at_price.timed.latencies_ms, [50, 95])
+        share = float(at_price.macs_share[:timed_images].mean())
         points.append(LatencyPoint(penalty=price, macs_share=share, p50_ms=float(p50), p95_ms=float(p95)))
     return LatencyCurve(
-        batch=batch,
+        batch=len(sweep.parts[0]),
         threads=threads,
         data=data,
-        images=batch * len(parts),
-        runs=len(latencies_ms[prices[0]]),
+        images=timed_images,
+        runs=runs,
         environment=environment(threads),
         points=tuple(points),
     )
@@ -128,20 +151,6 @@ def calibrate_engine_set(
     return curve
 
 
-def _check(shape: tuple[int, ...], batch: int, prices: Sequence[float], min_runs: int) -> None:
-    count = shape[0] if shape else 0
-    if batch < 1 or count < batch:
-        raise InputError(f"{count} images do not fill a batch of {batch}")
-    if min_runs < _FEWEST_RUNS:
-        raise InputError(f"min_runs is {min_runs}; a p95 needs {_FEWEST_RUNS} runs or more")
-    if not prices or not np.isfinite(prices).all() or list(prices) != sorted(set(prices)):
-        raise InputError(f"penalties are {list(prices)}; pass one or more finite numbers that rise")
-
-
-def _at(controller: Controller, price: float) -> Contender:
-    return lambda _, part: controller.run(part, penalty=price)
-
-
-def _macs_share(controller: Controller, parts: Sequence[Images], price: float) -> float:
-    macs = np.concatenate([controller.run(part, penalty=price).macs for part in parts])
-    return float(macs.mean() / controller.manifest.macs)
+def _check_runs(runs: int) -> None:
+    if runs < _FEWEST_RUNS:
+        raise InputError(f"a p95 needs {_FEWEST_RUNS} runs or more, not {runs}: raise min_runs")

@@ -1,4 +1,4 @@
-"""A hand-made manifest, and bundles that were tampered with."""
+"""A hand-made manifest, engines that know its prices, and bundles that were tampered with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rnp_deploy.bundle.manifest import (
     AgentManifest,
@@ -21,8 +23,10 @@ from rnp_deploy.bundle.manifest import (
     Verification,
 )
 from rnp_deploy.canonical_json import canonical_sha256
+from rnp_deploy.engines.fake import FakeEngine
+from simulated_clock import SimulatedClock
 
-__all__ = ["bundle_copy", "edit_manifest", "flip", "small_manifest"]
+__all__ = ["PricedMachine", "bundle_copy", "edit_manifest", "flip", "small_manifest"]
 
 
 def small_manifest() -> Manifest:
@@ -117,3 +121,49 @@ def flip(name: str, at: float = 0.5) -> Callable[[Path], None]:
         (folder / name).write_bytes(data)
 
     return damage
+
+
+class PricedMachine:
+    """Engines of :func:`small_manifest`: image i, filled with i, takes option 2 while the price is at most i / 10.
+
+    That costs 3 ms, else 1 ms; an image of option o is said to be of class o.
+
+    Attributes:
+        clock: Moved by what is computed.
+        opened_at: How many runs there were when engines were opened.
+        runs: (images, price) of every run.
+    """
+
+    def __init__(self) -> None:
+        self.clock = SimulatedClock()
+        self.opened_at = []
+        self.runs = []
+
+    def open(self, path):
+        self.opened_at.append(len(self.runs))
+        folder, name = path.removesuffix(".onnx").split("/")
+        return FakeEngine(lambda feeds: getattr(self, folder)(name, feeds))
+
+    def agent(self, name, feeds):
+        ids = feeds["features"][:, 0]
+        if name == "0":
+            self.runs.append((ids.tolist(), round(float(feeds["penalty"][0]), 6)))
+        option = np.where(feeds["penalty"] <= ids / 10 + 1e-6, 2, 1).astype(np.int64)
+        return {
+            "q_values": np.zeros((len(ids), 2), np.float32),
+            "option": option,
+            "next_state": feeds["state"],
+        }
+
+    def s0(self, name, feeds):
+        x0 = np.repeat(feeds["images"], 2, axis=1)
+        return {"x0": x0, "f0": x0[:, :, 0, 0].copy()}
+
+    def s1(self, name, feeds):
+        self.clock.spend_ms(len(feeds["x0"]) * {"1": 1.0, "2": 3.0}[name])
+        f1 = np.repeat(feeds["x0"][:, :1, 0, 0], 4, axis=1)
+        return {"x1": np.zeros((len(f1), 2 * int(name), 2, 2), np.float32), "f1": f1}
+
+    def s2(self, name, feeds):
+        option = int(name.split("-")[0])
+        return {"outputs": np.tile(np.eye(3, dtype=np.float32)[option], (len(feeds["x0"]), 1))}
