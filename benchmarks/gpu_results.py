@@ -140,7 +140,7 @@ def processor(device: str, code: Path) -> str:
     """What computes: the GPU's name, or the CPU's."""
     ask = {
         "cuda": "from rnp_deploy.engines.cuda_driver import cuda_device; print(cuda_device().name)",
-        "cpu": "from rnp_deploy.profiling import environment; print(environment(None)['processor'])",
+        "cpu": "from rnp_deploy.benchmarking.environment import machine_environment as here; print(here(None)['processor'])",
     }[device]
     inherited = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join(filter(None, (str(code), inherited)))

@@ -251,8 +251,8 @@ def build(job: Job) -> None:
 
 def here(job: Job) -> None:
     """The machine and the versions; without the project too, what can be told."""
+    from rnp_deploy.benchmarking.environment import machine_environment
     from rnp_deploy.engines.cuda_driver import cuda_device
-    from rnp_deploy.profiling import environment
 
     versions = {}
     for package in PACKAGES:
@@ -260,7 +260,7 @@ def here(job: Job) -> None:
             versions[package] = metadata.version(package)
     job.each(
         {
-            "machine": partial(environment, None),
+            "machine": partial(machine_environment, None),
             "packages": lambda: versions,
             "gpu": lambda: dataclasses.asdict(cuda_device()),
             "clocks": _clocks,

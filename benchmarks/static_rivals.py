@@ -36,12 +36,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy import Controller
+from rnp_deploy.benchmarking.environment import machine_environment
 from rnp_deploy.bundle.reading import open_bundle
 from rnp_deploy.engines import ort
 from rnp_deploy.engines.static_graph import static_graph
 from rnp_deploy.memory import resident_bytes
 from rnp_deploy.preloading import files_by_use
-from rnp_deploy.profiling import environment
 
 HERE = Path(__file__).resolve().parent
 BATCH = 32
@@ -138,7 +138,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 def heading(job: Job) -> str:
     """What was measured, on what."""
     ort.require_runtime()
-    here = environment(job.threads)
+    here = machine_environment(job.threads)
     return (
         f"\n**{job.section}, {job.network}**: {here['processor']}, {here['cores']} cores, ONNX Runtime "
         f"{here['onnxruntime']}, Python {here['python']}, {job.threads} thread(s), {job.repeats} repeats, "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnp_deploy.benchmarking.clock import WALL, Clock
+from rnp_deploy.benchmarking.environment import machine_environment
 from rnp_deploy.benchmarking.penalty_sweep import MOST_BATCHES, PenaltySweep, sweep_penalties
 from rnp_deploy.benchmarking.timing import Images
 from rnp_deploy.bundle.engine_set import LATENCY_FILE, is_engine_set
@@ -17,7 +18,6 @@ from rnp_deploy.controller import Controller
 from rnp_deploy.errors import BundleError, InputError
 from rnp_deploy.latency import LatencyCurve, LatencyPoint, read_latency_curve, save_latency_curve
 from rnp_deploy.price_scale import PriceScale
-from rnp_deploy.profiling import environment
 from rnp_deploy.progress import Progress, no_progress
 from rnp_deploy.pruning_settings import PENALTY_RANGE
 
@@ -116,7 +116,7 @@ def latency_curve_of(sweep: PenaltySweep, *, threads: int | None, data: str) -> 
         data=data,
         images=timed_images,
         runs=runs,
-        environment=environment(threads),
+        environment=machine_environment(threads),
         points=tuple(points),
     )
 

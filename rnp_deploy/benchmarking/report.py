@@ -327,6 +327,7 @@ class BatchSweep(Frozen):
 class BalancePoint(Frozen):
     """One penalty; intervals are 95 %, by bootstrap over images. ``pareto``: no other is both faster and as accurate.
 
+    ``macs_share`` is the backbone's mean MACs ÷ the full network's, without the agent's, as in the calibrated curve.
     Without labels ``accuracy`` is None, and ``pareto`` says nothing: it is None too.
     """
 
