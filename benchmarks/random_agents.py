@@ -8,6 +8,7 @@ under global pooling and one linear layer; ResNet-18 is torchvision's.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -34,6 +35,10 @@ def export_random(name: str, size: int, folder: Path) -> Path:
 
         module = backbone(name)
     else:
+        with suppress(
+            ModuleNotFoundError
+        ):  # of tests/support: for a torchvision that was built for another torch
+            import torchvision_models  # noqa: F401
         module = build_model(f"torchvision:{name}").module
     network = RuntimePrunedNetwork.from_backbone(module, torch.zeros(1, 3, size, size))
     decoder = network.agent.decoder
