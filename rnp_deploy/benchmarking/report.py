@@ -263,11 +263,12 @@ class LoadRun(Frozen):
         contender: ``"controller"``, or a rival's name.
         offered_qps: Images asked for per second; None offline.
         completed_qps: Answered ÷ the time from the first scheduled arrival to the last answer.
-        latency: From the scheduled arrival to the answer, waiting included; offline of whole batches.
+        latency: Of those answered, from the scheduled arrival to the answer, waiting included; offline of whole
+            batches.
         mean_batch: Images that were run together.
         within_slo: Share of the planned requests answered in time; those never sent count as late.
-        held: Whether p99 was within the SLO; None without one.
-        stopped_early: It was clear before the end that it would not hold.
+        held: Whether all were sent, and at most 1 % were late; None without an SLO.
+        stopped_early: It was clear before the end that it would not hold, or, without an SLO, that the queue grew.
     """
 
     contender: str
@@ -368,8 +369,8 @@ class ImageReport(Frozen):
 class RequestRecord(Frozen):
     """One run of one contender, or one request of a load.
 
-    ``first_image`` is the row of the data that its batch begins with; times count from the start of the
-    measurement, ``scheduled_ms`` is when a request was due.
+    ``first_image`` is the row of the data that its batch begins with, of a request its own; times count from the
+    start of the measurement, ``scheduled_ms`` is when a request was due.
     """
 
     contender: str
