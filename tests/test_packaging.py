@@ -86,6 +86,8 @@ def test_the_wheel_carries_the_licence(wheel):
         ("rnp_deploy.tools.build", {"click", "rich"}),
         ("rnp_deploy.tools.run", {"click", "rich"}),
         ("rnp_deploy.tools.bench", {"click", "rich"}),
+        ("rnp_deploy.tools.bench_compare", {"click", "rich"}),
+        ("rnp_deploy.benchmarking.load", set()),
         ("rnp_deploy.tools.export", {"click", "rich"}),
         ("rnp_deploy.tools.train", {"click", "rich"}),
         ("rnp_deploy.network", {"torch"}),
