@@ -130,9 +130,7 @@ def parity(job: Job) -> None:
 
 def _controller(place: Place) -> Controller:
     path = place.folder / "bundle" if place.engines is None else place.engines
-    return Controller.load(
-        path, place.backend, place.device, 1 if place.device == "cpu" else None, cache_dir=""
-    )
+    return Controller.load(path, place.backend, place.device, place.threads, cache_dir="")
 
 
 def uniform(job: Job) -> None:

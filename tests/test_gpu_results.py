@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import gpu_results
@@ -18,14 +17,8 @@ import gpu_networks
 import gpu_sections
 import gpu_tables
 from every_backend import Backend
-from fake_cuda import use_fake_cuda
-from fake_tensorrt import fake_tensorrt
 from gpu_contenders import Place
 from rnp_deploy.bundle import open_bundle
-from rnp_deploy.engines import trt_network
-from rnp_deploy.engines.cuda_memory import CudaMemory
-from rnp_deploy.engines.static_graph import static_graph
-from tensorrt_cases import use_tensorrt
 
 BENCHMARKS = Path(gpu_sections.__file__).parent
 CUDA = Backend("onnxruntime", "cuda", stand_in=True)
@@ -108,36 +101,6 @@ def test_a_row_that_fails_is_written_down_and_the_others_are_measured(measure, m
     assert "- uniform-here, batch 4, option 3: ValueError: no kernel" in gpu_tables.tables(
         {"uniform-here": rows}, {}
     )
-
-
-def test_static_graphs_of_tensorrt_are_run_in_the_controllers_memory(folder, monkeypatch):
-    """By the run path itself, on a runtime whose plans are ONNX graphs."""
-    fake = use_fake_cuda(monkeypatch)
-    library = use_tensorrt(monkeypatch, fake_tensorrt(fake).module)
-    monkeypatch.setattr(trt_network, "plan_from_graph", lambda library, graph, *_: (graph.onnx, None))
-    subject = Place("onnxruntime", "cpu", folder).open()
-    path, images = subject.bundle.manifest.uniform_options(2), np.ones((4, 3, 32, 32), np.float32)
-    graph = static_graph(subject.bundle, path)
-    source, memory = replace(subject.bundle, graphs={"static": graph}), CudaMemory()
-    engine = gpu_contenders._tensorrt_opener(source, "static", 4, memory, library.flavor)("static")
-    with memory.turn():
-        fed = memory.empty(images.shape, images.dtype)
-        memory.write(fed, images)
-        (made,) = (
-            memory.to_host(array)
-            for array in engine.run({subject.bundle.manifest.inputs[0].name: fed}).values()
-        )
-    np.testing.assert_allclose(made, subject.static(images, path)(), rtol=1e-5)
-
-
-def test_a_static_graph_becomes_a_plan_of_tensorrt(folder):
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-    from rnp_deploy.engines.trt_library import load_tensorrt
-
-    bundle = open_bundle(folder / "bundle")
-    graph = static_graph(bundle, bundle.manifest.uniform_options(2))
-    source = replace(bundle, graphs={"static": graph})
-    assert len(gpu_contenders.static_plan(source, "static", 4, load_tensorrt("rtx"))) > len(graph)
 
 
 @pytest.fixture
