@@ -130,6 +130,10 @@ class OrtCudaEngine:
             raise EngineError(f"{self._where}: ONNX Runtime failed: {err}") from err
 
     def _array(self, name: str, value: Any) -> DeviceArray:
+        if self._outputs[name] not in _TYPES:
+            raise EngineError(
+                f"{self._where}: its output {name!r} is {self._outputs[name]}, which is not fetched"
+            )
         dtype = storage_dtype(_TYPES[self._outputs[name]][0])
         return DeviceArray(value.data_ptr(), tuple(value.shape()), dtype, value)
 

@@ -91,12 +91,17 @@ class _Tensor:
 
 
 class TrtEngine:
-    """One TensorRT engine. Its calls are for one thread at a time, in the memory's turn."""
+    """One TensorRT engine. Its calls are for one thread at a time, in the memory's turn.
+
+    Attributes:
+        inputs: Name → shape, -1 for what is free, and type.
+    """
 
     def __init__(self, library: TensorRt, engine: Any, where: str, scratch: _Scratch) -> None:
         self._library, self._engine, self._where, self._scratch = library, engine, where, scratch
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._tensors = {name: _tensor(engine, name) for name in names}
+        self.inputs = {name: (t.shape, t.dtype) for name, t in self._tensors.items() if t.is_input}
         self._unbound: _Context | None = None
 
     def run(self, feeds: Arrays) -> Arrays:
