@@ -113,6 +113,8 @@ def test_rivals_of_another_bundle_are_refused(case, engine_set, exported, tmp_pa
         ([[1, 1], [2, 2], [2, 2]], (2, 2)),
         ([[2, 2]], (2, 2)),
         ([[1, 2], [2, 1]], (1, 2)),
+        ([[1, 2], [2, 2]], (2, 2)),  # as near as (1, 2): the uniform one
+        ([[2, 2], [2, 1], [2, 1], [2, 1]], (2, 1)),
     ],
 )
 def test_the_nearest_path_is_one_that_was_taken_or_uniform(options, nearest):
