@@ -148,6 +148,28 @@ def test_blocks_that_do_not_match_the_dense_network_s_give_no_interval():
     assert change(a, b).p50.verdict == "same"
 
 
+def with_latency(report, **update):
+    dense, one = report.contenders
+    one = one.model_copy(update={"latency": one.latency.model_copy(update=update)})
+    return report.model_copy(update={"contenders": (dense, one)})
+
+
+def test_a_ratio_beside_its_blocks_widens_the_interval():
+    a, b = (with_latency(measured(seed), block_p50_ms=(5.0,) * 10) for seed in (1, 2))
+    for p50, end in (change(a, b).p50, "high"), (change(b, a).p50, "low"):
+        assert {p50.low, p50.high} == {1.0, p50.ratio}
+        assert getattr(p50, end) == p50.ratio
+
+
+def test_latencies_of_0_have_no_ratio():
+    nothing = Percentile(ms=0.0, low_ms=0.0, high_ms=1.0)
+    one = change(measured(1), with_latency(measured(2), p50=nothing, p99=nothing))
+    assert (one.p50, one.p99) == (None, None)
+    low = Percentile(ms=6.0, low_ms=0.0, high_ms=7.0)
+    one = change(measured(1), with_latency(measured(2), p99=low, block_p50_ms=(0.0,) * 10))
+    assert (one.p50.verdict, one.p50.low, one.p99.verdict, one.p99.low) == ("undecided", None) * 2
+
+
 def test_accuracy_and_macs_are_compared_where_both_have_them():
     a = measured(1, contenders={"accuracy": 0.9, "macs_share": 0.5})
     one = change(a, measured(2, contenders={"accuracy": 0.85, "macs_share": 0.75}))
