@@ -10,6 +10,7 @@ from pathlib import Path
 import gpu_results
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import gpu_contenders
@@ -80,6 +81,7 @@ def test_the_operating_points_are_at_the_speed_ups_wanted(folder, measure):
 
 
 def test_the_agent_of_resnet_decides_by_what_it_sees(tmp_path):
+    torch.manual_seed(0)  # as the script does
     gpu_networks.make_resnet(tmp_path, small=True)
     with np.load(tmp_path / "reference.npz") as reference:
         decided = reference["options"][[name.startswith("penalty") for name in reference["names"]]]
