@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ class Controller:
         latency_curves: Sequence[LatencyCurve] = (),
         memory: ArrayMemory = HOST,
         max_batch: int | None = None,
+        runner: Callable[..., PlanRunner] = PlanRunner,
     ) -> None:
         """Make a controller over any engines; :meth:`load` is the usual way.
 
@@ -85,6 +86,7 @@ class Controller:
             latency_curves: As measured on this machine with these threads.
             memory: Where the engines' arrays lie.
             max_batch: What the engines take at most; larger batches are run in parts. None: any.
+            runner: Makes what goes through the plan, of the arguments of :class:`PlanRunner`.
         """
         self.manifest = manifest
         self.plan = plan or plan_of_bundle(manifest)
@@ -101,7 +103,7 @@ class Controller:
             self._budget_bytes,
             workspaces.forget,
         )
-        self._runner = PlanRunner(self.plan, ends, manifest.option_counts, self._engines, workspaces)
+        self._runner = runner(self.plan, ends, manifest.option_counts, self._engines, workspaces)
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
