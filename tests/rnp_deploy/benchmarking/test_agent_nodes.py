@@ -44,8 +44,8 @@ def test_calls_of_a_piece_are_averaged():
 
 
 def test_an_engine_set_tells_the_agent_in_every_piece(exported, engine_set, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path, images = engine_set("chain"), exported("chain").images(3).numpy()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # once torch, which uses it too, has exported
     agent_ms = agent_call_ms(path, "auto", "cpu", 1, [images[:2], images[2:]], penalty=0.1)
     steps = open_engine_set(path).engines.plan.steps
     assert set(agent_ms) == {piece.file for step in steps for piece in step.pieces}
