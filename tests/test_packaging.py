@@ -22,6 +22,8 @@ HEAVY = (
     "rich",
     "PIL",
     "sklearn",
+    "matplotlib",
+    "jinja2",
 )
 
 
@@ -63,7 +65,7 @@ def test_the_wheel_has_every_module_and_the_type_marker(wheel):
         }
     packed = {name for name in wheel if name.endswith(".py")}
     assert packed == sources
-    assert "rnp_deploy/py.typed" in wheel
+    assert {"rnp_deploy/py.typed", "rnp_deploy/benchmarking/report.html.j2"} <= wheel
 
 
 def test_the_wheel_carries_the_licence(wheel):
@@ -77,6 +79,8 @@ def test_the_wheel_carries_the_licence(wheel):
         ("rnp_deploy.errors", set()),
         ("rnp_deploy.batching", set()),
         ("rnp_deploy.controller", set()),
+        ("rnp_deploy.benchmarking.html_report", set()),
+        ("rnp_deploy.benchmarking.thumbnails", set()),
         ("rnp_deploy.bundle", set()),
         ("rnp_deploy.governor", set()),
         ("rnp_deploy.latency_calibration", set()),

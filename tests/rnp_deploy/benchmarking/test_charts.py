@@ -1,0 +1,159 @@
+"""Charts: what is drawn, that it repeats, and that several stand in one page."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from xml.etree import ElementTree
+
+import pytest
+
+from bench_reports import hostile_report, labelled_report, minimal_report, random_inputs_report
+from rnp_deploy.benchmarking.charts import charts_from_report
+from rnp_deploy.benchmarking.report import RANDOM_STAMP, Balance, BatchSweep, Latency
+from rnp_deploy.errors import MissingRuntimeError
+
+NAMES = ["latencies", "split", "balance", "macs", "roofline", "load", "batches"]
+BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"
+
+
+@pytest.fixture(scope="module")
+def charts():
+    return charts_from_report(labelled_report())
+
+
+def texts(chart):
+    return [node.text for node in ElementTree.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def drawn(**parts):
+    """Of a report with nothing else, since each chart takes its time."""
+    return charts_from_report(minimal_report().model_copy(update=parts))
+
+
+def test_a_full_report_has_every_chart(charts):
+    assert list(charts) == NAMES
+
+
+def test_nothing_is_drawn_without_data():
+    assert charts_from_report(minimal_report()) == {}
+    empty = Balance(points=(), dense_p50_ms=None, dense_accuracy=None)
+    assert drawn(balance=empty, batches=BatchSweep(points=(), pays_from=())) == {}
+
+
+def test_the_same_report_gives_the_same_bytes_whatever_the_style(charts):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.fonttype": "path"}):
+        again = charts_from_report(labelled_report())
+        assert mpl.rcParams["font.size"] == 20
+    assert {name: chart.svg for name, chart in again.items()} == {n: chart.svg for n, chart in charts.items()}
+
+
+@pytest.mark.parametrize("report", [labelled_report(), hostile_report()], ids=["labelled", "hostile"])
+def test_each_is_well_formed_labelled_and_has_ids_of_its_own(report):
+    seen = set()
+    for name, chart in charts_from_report(report).items():
+        root = ElementTree.fromstring(chart.svg)
+        assert (root.get("role"), root.get("aria-label")) == ("img", chart.description)
+        assert root.get("viewBox") and root.get("width") is root.get("height") is None
+        ids = {node.get("id") for node in root.iter()} - {None}
+        assert ids and all(one.startswith(f"{name}-") for one in ids) and not ids & seen
+        seen |= ids
+        used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', re.sub(r">[^<]*<", "><", chart.svg))
+        assert used and {a or b for a, b in used} <= ids
+        assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", chart.svg)
+
+
+def test_text_stays_text_and_names_are_cut_not_parsed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chart = charts_from_report(hostile_report())["latencies"]
+    assert "<script>alert…nv.blocks.co" in texts(chart)
+    assert "<script" not in chart.svg
+    first, *others = labelled_report().contenders
+    named = first.model_copy(update={"name": "$x_1$\n\x00"})
+    assert "$x_1$��" in texts(drawn(contenders=(named, *others))["latencies"])
+
+
+def test_random_inputs_are_stamped_on_every_picture(charts):
+    for chart in charts_from_report(random_inputs_report()).values():
+        assert RANDOM_STAMP in texts(chart)
+        assert chart.description.endswith(RANDOM_STAMP)
+    assert not any(RANDOM_STAMP in chart.svg for chart in charts.values())
+
+
+def test_each_kind_keeps_its_colour(charts):
+    for name in ("latencies", "load"):
+        assert BLUE in charts[name].svg and RED in charts[name].svg
+    statics = [one for one in labelled_report().contenders if one.kind == "static"]
+    grey = drawn(contenders=tuple(statics))["latencies"].svg
+    assert BLUE not in grey and "#b0b0b0" in grey and "#8c8c8c" in grey and "#5f5f5f" in grey
+    (mine,) = [one for one in labelled_report().contenders if one.kind == "baseline"]
+    assert GREEN in drawn(contenders=(mine,))["latencies"].svg
+
+
+def test_latencies_are_logarithmic_only_where_they_differ_widely():
+    controller = labelled_report().contenders[0]
+
+    def of(highest):
+        latency = Latency(runs=9, mean_ms=5.0, quantiles_ms=(1.0, 2.0, highest))
+        return texts(drawn(contenders=(controller.model_copy(update={"latency": latency}),))["latencies"])
+
+    assert {"1", "2", "5", "10", "20", "50", "100"} <= set(of(100.0))
+    assert {"1", "3", "5", "7"} <= set(of(7.5))
+    assert "10000" in of(1e5)
+    with_zero = Latency(runs=9, mean_ms=5.0, quantiles_ms=(0.0, 2.0, 100.0))
+    assert drawn(contenders=(controller.model_copy(update={"latency": with_zero}),))
+
+
+def test_the_split_says_ms_and_percent(charts):
+    assert {"pieces 2.550 ms, 77.7 %", "regrouping 0.0500 ms, 1.5 %", "3.210 ms"} <= set(
+        texts(charts["split"])
+    )
+    split = labelled_report().split
+    assert split is not None
+    nothing = split.model_copy(update={"sum_ms": 0.0})
+    assert "split" not in drawn(split=nothing)
+
+
+def test_balance_is_accuracy_over_latency_or_latency_over_penalty(charts):
+    assert {"accuracy, %", "p50, ms", "dense network", "0.003"} <= set(texts(charts["balance"]))
+    assert "2.400 ms, 93.96 %" in charts["balance"].description
+    assert "3.000 ms" not in charts["balance"].description, "not a Pareto point"
+    without = charts_from_report(random_inputs_report())["balance"]
+    assert {"penalty", "p50, ms", "dense network", "0.001"} <= set(texts(without))
+    assert "accuracy, %" not in texts(without)
+    assert "90.0 % at 0 and 30.0 % at 0.1" in charts["macs"].description
+
+
+def test_the_roofline_has_a_point_a_piece_with_a_rate(charts):
+    found = charts["roofline"]
+    assert "121 pieces" in found.description and "13 are not faster" in found.description
+    assert {"branch", "agent step", "not faster than the next wider"} <= set(texts(found))
+    assert any(text.startswith("59.02 GMAC/s: the highest here") for text in texts(found))
+    pieces = labelled_report().pieces
+    assert "roofline" not in drawn(pieces=pieces[-1:]), "it has no MACs"
+    assert "agent step" not in texts(drawn(pieces=pieces[:5])["roofline"])
+
+
+def test_load_is_drawn_from_two_rates_on(charts):
+    load = labelled_report().load
+    assert load is not None
+    assert "SLO 12.00 ms" in texts(charts["load"])
+    assert "load" not in drawn(load=load.model_copy(update={"runs": load.runs[:1]}))
+    offline = tuple(run.model_copy(update={"offered_qps": None}) for run in load.runs)
+    assert "load" not in drawn(load=load.model_copy(update={"runs": offline}))
+
+
+def test_batches_are_marked_at_the_sizes_that_were_swept(charts):
+    assert {"1", "2", "4", "8", "16", "regroup", "serial", "round-up", "dense"} <= set(
+        texts(charts["batches"])
+    )
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingRuntimeError, match=r"rnp-deploy\[bench\]"):
+        charts_from_report(minimal_report())
