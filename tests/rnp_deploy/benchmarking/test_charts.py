@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -118,6 +119,31 @@ def test_the_split_says_ms_and_percent(charts):
     assert "split" not in drawn(split=nothing)
 
 
+def points(chart, style):
+    """Corners of the first path with this in its style, x and y downwards."""
+    nodes = ElementTree.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}path")
+    path = next(node.get("d") for node in nodes if style in (node.get("style") or ""))
+    return [tuple(map(float, pair)) for pair in re.findall(r"([\d.]+) ([\d.]+)", path)]
+
+
+def test_the_parts_of_the_split_stand_beside_each_other(charts):
+    colours = (BLUE, "#e69f00", "#cc79a7", GREEN, "#767676")
+    ends = [[x for x, _ in points(charts["split"], f"fill: {colour}")] for colour in colours]
+    for before, after in pairwise(ends):
+        assert min(after) == pytest.approx(max(before), abs=1e-3)
+    whole = [x for x, _ in points(charts["split"], "fill: #444444")]
+    assert min(whole) == min(ends[0]) and max(whole) < max(ends[-1])
+
+
+def test_distributions_reach_from_none_to_all():
+    latency = Latency(runs=9, mean_ms=5.0, quantiles_ms=(1.0, 2.0, 3.0))
+    (controller,) = minimal_report().contenders
+    chart = drawn(contenders=(controller.model_copy(update={"latency": latency}),))["latencies"]
+    (_, none), (_, half), (_, all_runs) = points(chart, f"stroke: {BLUE}")
+    spines = [y for _, y in points(chart, "stroke: #000000; stroke-width: 0.8; stroke-linejoin: miter")]
+    assert (none, all_runs) == (max(spines), min(spines)) and half == pytest.approx((none + all_runs) / 2)
+
+
 def test_balance_is_accuracy_over_latency_or_latency_over_penalty(charts):
     assert {"accuracy, %", "p50, ms", "dense network", "0.003"} <= set(texts(charts["balance"]))
     assert "2.400 ms, 93.96 %" in charts["balance"].description
@@ -135,6 +161,8 @@ def test_the_roofline_has_a_point_a_piece_with_a_rate(charts):
     assert any(text.startswith("59.02 GMAC/s: the highest here") for text in texts(found))
     pieces = labelled_report().pieces
     assert "roofline" not in drawn(pieces=pieces[-1:]), "it has no MACs"
+    unknown = pieces[0].model_copy(update={"intensity": None})
+    assert "roofline" not in drawn(pieces=(unknown,))
     assert "agent step" not in texts(drawn(pieces=pieces[:5])["roofline"])
 
 
