@@ -122,7 +122,7 @@ def test_names_are_neither_mark_up_nor_obeyed(printed):
 
 
 def test_numbers_are_whole_on_a_narrow_terminal(printed, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "76")
     monkeypatch.setattr(Console, "is_terminal", True)
     out, _ = printed(labelled_report())
     found = rows(re.sub("\x1b\\[[0-9;]*m", "", out))

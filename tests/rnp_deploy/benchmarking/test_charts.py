@@ -95,6 +95,15 @@ def test_each_kind_keeps_its_colour(charts):
     assert GREEN in drawn(contenders=(mine,))["latencies"].svg
 
 
+def test_a_long_legend_makes_the_picture_higher(charts):
+    few = drawn(contenders=labelled_report().contenders[:2])["latencies"]
+    heights = [
+        float(ElementTree.fromstring(one.svg).attrib["viewBox"].split()[3])
+        for one in (few, charts["latencies"])
+    ]
+    assert heights[1] > heights[0] + 40
+
+
 def test_latencies_are_logarithmic_only_where_they_differ_widely():
     controller = labelled_report().contenders[0]
 
