@@ -40,6 +40,7 @@ def test_values_beyond_black_and_white_stay_black_and_white():
     assert decoded(thumbnail(image, preprocessing)).tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.filterwarnings("error")
 def test_without_preprocessing_the_values_are_stretched():
     image = np.array([[[-2, 0]], [[0, 2]], [[2, -2]]], np.float32)
     assert decoded(thumbnail(image, None)).tolist() == [[[0, 128, 255], [128, 255, 0]]]
