@@ -20,8 +20,9 @@ demo: install
 	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png
 	$(BIN)/rnp-run $(DEMO)/bundle $(DEMO)/images/*.png --target-macs 0.3
 	$(BIN)/rnp-build $(DEMO)/bundle -o $(DEMO)/engines --overwrite
-	$(BIN)/rnp-bench $(DEMO)/engines --bundle $(DEMO)/bundle --data digits
-	$(BIN)/rnp-bench $(DEMO)/engines --bundle $(DEMO)/bundle --data digits --batch 64
+	$(BIN)/rnp-bench $(DEMO)/engines --bundle $(DEMO)/bundle --data digits --batch 64 --duration-s 1
+	$(BIN)/rnp-bench $(DEMO)/engines --bundle $(DEMO)/bundle --data digits --duration-s 1 --balance \
+	    --batches 1,4,16,64 --html $(DEMO)/report.html
 
 results: install
 	$(BIN)/python benchmarks/digits_results.py -o docs/results

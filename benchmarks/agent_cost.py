@@ -17,10 +17,12 @@ import click
 import numpy as np
 import torch
 
+from rnp_deploy.benchmarking.benchmark import benchmark
+from rnp_deploy.benchmarking.inputs import Inputs
+from rnp_deploy.benchmarking.settings import BenchSettings
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.model_sources import build_model
-from rnp_deploy.profiling import profile_bundle
 
 NAMES = ("vgg16", "resnet18", "resnet50", "mobilenet_v2")
 
@@ -36,8 +38,9 @@ def row(name: str, threads: int, folder: Path) -> str:
     full, cheapest = network.macs(paths).tolist()
     export_bundle(network, folder / name, verify=0)
     images = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype(np.float32)
-    profile = profile_bundle(folder / name, images, threads=threads, duration_s=20.0, min_runs=15)
-    p50 = {timing.name: timing.p50_ms for timing in profile.timings}
+    settings = BenchSettings(threads=threads, duration_s=2.0, min_runs=15, pieces=False)
+    report = benchmark(folder / name, Inputs("random", images, random=True), settings)
+    p50 = {contender.name: contender.latency.quantiles_ms[50] for contender in report.contenders}
     dense = p50["dense network, one graph"]
     took = p50["controller"] - p50["controller, its decisions given"]
     return (

@@ -22,10 +22,12 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
+from rnp_deploy.benchmarking.benchmark import benchmark
+from rnp_deploy.benchmarking.inputs import Inputs
+from rnp_deploy.benchmarking.settings import BenchSettings
 from rnp_deploy.exporters import export_bundle
 from rnp_deploy.network import RuntimePrunedNetwork
 from rnp_deploy.network.model_sources import build_model
-from rnp_deploy.profiling import profile_bundle
 
 _SIDE, _CHANNELS, _ROUNDS = 28, 64, 300
 _WIDTHS = (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 52, 56, 60, 64)
@@ -76,8 +78,10 @@ def decision_cost(name: str, granularity: str, threads: int, folder: Path) -> st
     )
     export_bundle(network, folder / f"{name}-{granularity}", verify=0)
     images = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype(np.float32)
-    profile = profile_bundle(folder / f"{name}-{granularity}", images, threads=threads, duration_s=10.0)
-    p50 = {timing.name: timing.p50_ms for timing in profile.timings}
+    settings = BenchSettings(threads=threads, duration_s=1.0, pieces=False)
+    inputs = Inputs("random", images, random=True)
+    report = benchmark(folder / f"{name}-{granularity}", inputs, settings)
+    p50 = {contender.name: contender.latency.quantiles_ms[50] for contender in report.contenders}
     dense, controller = p50["dense network, one graph"], p50["controller"]
     held = p50[f"controller, option {network.groups} held"]
     cheapest = p50["controller, option 1 held"]

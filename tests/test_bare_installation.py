@@ -95,7 +95,7 @@ def test_a_plain_installation_asks_for_four_packages():
 def test_the_core_imports(run_bare):
     modules = [
         "rnp_deploy.batching", "rnp_deploy.governor", "rnp_deploy.latency_calibration", "rnp_deploy.preprocessing",
-        "rnp_deploy.profiling", "rnp_deploy.engines.backends", "rnp_deploy.engines.cuda_memory",
+        "rnp_deploy.benchmarking.benchmark", "rnp_deploy.engines.backends", "rnp_deploy.engines.cuda_memory",
         "rnp_deploy.engines.trt", "rnp_deploy.tools.bench", "rnp_deploy.tools.build", "rnp_deploy.tools.run",
     ]  # fmt: skip
     said = run_bare(

@@ -1,121 +1,190 @@
-"""``rnp-bench``: time a bundle beside its dense network and its static widths."""
+"""``rnp-bench``: time a bundle or engine set beside what a user would pick instead."""
 
 from __future__ import annotations
 
-import dataclasses
-import zipfile
-import zlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
+from rnp_deploy.atomic import check_parent, write_atomically
+from rnp_deploy.benchmarking.benchmark import benchmark
+from rnp_deploy.benchmarking.inputs import Inputs, load_inputs, random_inputs
+from rnp_deploy.benchmarking.settings import BenchSettings
 from rnp_deploy.bundle.reading import read_manifest
+from rnp_deploy.engines.backends import BACKENDS, DEVICES
 from rnp_deploy.errors import InputError
 from rnp_deploy.latency import LatencyCurve
 from rnp_deploy.latency_calibration import calibrate_engine_set
-from rnp_deploy.profiling import Profile, profile_bundle
+from rnp_deploy.tools import bench_compare
+from rnp_deploy.tools.bench_tables import print_report
 from rnp_deploy.tools.command import RnpCommand, print_json, print_table, progress_on_stderr
 
 __all__ = ["main"]
 
 _RANDOM_IMAGES = 64
-_MOST_IMAGES, _MOST_BATCHES = 1024, 64  # read of a data set, whichever is more
-_RANDOM_STAMP = "random inputs: the decisions mean nothing"
 
 
-@click.command("rnp-bench", cls=RnpCommand)
+class _BenchCommand(RnpCommand):
+    """``rnp-bench compare`` is a command of its own; a folder of that name is ``./compare``."""
+
+    def main(  # type: ignore[override]  # one signature for click's overloads
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        """Run either command."""
+        given = sys.argv[1:] if args is None else list(args)
+        if given[:1] == ["compare"]:
+            return bench_compare.main.main(given[1:], "rnp-bench compare", **extra)
+        return super().main(given, prog_name, **extra)
+
+
+def _batch_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError as err:
+        raise click.BadParameter("pass batch sizes parted by commas, e.g. 1,2,4,8") from err
+    if any(size < 1 for size in sizes):
+        raise click.BadParameter("a batch has 1 image or more")
+    return sizes
+
+
+@click.command(
+    "rnp-bench",
+    cls=_BenchCommand,
+    epilog="rnp-bench compare A.json B.json compares two reports; see its --help.",
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--data",
-    help="The held-out split of digits, cifar10:DIR, cifar100:DIR or folder:DIR; "
-    "FILE.npy (images) or FILE.npz (images, labels); "
-    "default: what the bundle was calibrated on, or random inputs, stamped.",
+    help="Folder of images; FILE.npy (images) or FILE.npz (images, labels); the held-out split of digits, "
+    "cifar10:DIR, cifar100:DIR or folder:DIR.",
 )
+@click.option("--random", "use_random", is_flag=True, help="Noise instead of data; every table says so.")
 @click.option(
-    "--random", "use_random", is_flag=True, help=f"Random inputs instead; stamped: {_RANDOM_STAMP}."
+    "--images", type=click.IntRange(min=1), default=512, show_default=True, help="Images read, at most."
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per run.")
-@click.option("--penalty", type=float, help="Price of one more channel group; default: the trained one.")
+@click.option("--accuracy", is_flag=True, help="Fail where the data has no labels.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes."
+)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that compute; default: one per core.")
-@click.option(
-    "--duration-s", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Seconds at least."
-)
-@click.option("--min-runs", type=click.IntRange(min=1), default=100, show_default=True, help="Runs at least.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per run.")
+@click.option("--penalty", type=float, help="Price of one more channel group; default: the agent's own.")
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
     help="For an engine set: the bundle it was built from, to time its static graphs too.",
 )
 @click.option(
+    "--baseline", "baselines", multiple=True, type=click.Path(path_type=Path),
+    help="A model of yours to time beside: FILE.onnx, also of rnp-export --single-file, or FILE.plan. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--scenario", type=click.Choice(["single-stream", "server", "offline"]), default="single-stream",
+    show_default=True, help="MLPerf-style load to add: Poisson arrivals, or all at once.",
+)  # fmt: skip
+@click.option("--qps", type=click.FloatRange(min=0, min_open=True), help="Requests per second of the server.")
+@click.option(
+    "--slo-ms", type=click.FloatRange(min=0, min_open=True),
+    help="Milliseconds that 99 of 100 requests are to take at most; without --qps the highest rate that keeps it is searched.",
+)  # fmt: skip
+@click.option(
+    "--most-batch", type=click.IntRange(min=1), default=8, show_default=True,
+    help="Images that the server runs together at most; images of an offline batch.",
+)  # fmt: skip
+@click.option(
+    "--batches", callback=_batch_sizes, help="Batch sizes to sweep with every policy, e.g. 1,2,4,8."
+)
+@click.option("--balance", is_flag=True, help="Sweep the penalty: accuracy, MACs, latency, energy.")
+@click.option(
+    "--duration-s", type=click.FloatRange(min=0), default=3.0, show_default=True,
+    help="Seconds that each contender is timed, on average and at least.",
+)  # fmt: skip
+@click.option(
+    "--min-runs", type=click.IntRange(min=2), default=100, show_default=True, help="Runs of each, at least."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
+)
+@click.option("--pieces", "all_pieces", is_flag=True, help="Print the times of every branch.")
+@click.option("--records", is_flag=True, help="Every run and request in the JSON report.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Report as JSON on stdout; its schema: docs/rnp-bench.schema.json.",
+)
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="A row per contender to FILE."
+)
+@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="A page to FILE.")
+@click.option(
     "--calibrate",
     is_flag=True,
     help="Time an engine set over the penalties instead, and write the latency curve of this batch into it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def main(
-    path: Path, data: str | None, use_random: bool, penalty: float | None, bundle: Path | None,
-    calibrate: bool, as_json: bool, **timing: Any,
+    path: Path, data: str | None, use_random: bool, images: int, accuracy: bool, all_pieces: bool, as_json: bool,
+    csv_file: Path | None, html_file: Path | None, calibrate: bool, **settings: Any,
 ) -> None:  # fmt: skip
-    """Time the bundle or engine set at PATH: static graphs, the agent's decisions, every option held fixed."""
-    if data is not None and use_random:
-        raise click.UsageError("pass either --data or --random")
-    data = None if use_random else data or _calibration_data(path)
-    images, labels = _random_images(path) if data is None else _load(data, path, timing["batch"])
+    """Time the bundle or engine set at PATH: beside static graphs, by branch, path, part, load and price."""
+    for file in (csv_file, html_file):
+        if file is not None:
+            check_parent(file)  # now, not after minutes of measuring
+    inputs = _inputs(path, data, use_random, images, accuracy, settings["batch"], settings["seed"])
     with progress_on_stderr() as progress:
         if calibrate:
-            curve = calibrate_engine_set(path, images, data=data or "random", progress=progress, **timing)
+            curve = _calibrated(path, inputs, settings, progress)
             print_json(curve.model_dump(mode="json")) if as_json else print_table(_curve_table(curve))
             return
-        profile = profile_bundle(
-            path, images, labels, penalty=penalty, bundle=bundle, progress=progress, **timing
+        report = benchmark(
+            path,
+            inputs,
+            BenchSettings(**settings),
+            command=" ".join(["rnp-bench", *sys.argv[1:]]),
+            progress=progress,
         )
-    stamp = _RANDOM_STAMP if data is None else None
-    if as_json:
-        print_json({**dataclasses.asdict(profile), "data": data or "random", "stamp": stamp})
-        return
-    print_table(_table(profile, stamp))
-    click.echo(_summary(profile))
+    if csv_file is not None:
+        from rnp_deploy.benchmarking.csv_report import csv_from_report
+
+        write_atomically(csv_file, csv_from_report(report))
+    if html_file is not None:
+        from rnp_deploy.benchmarking.html_report import html_from_report
+
+        write_atomically(html_file, html_from_report(report))
+    print_json(report.model_dump(mode="json")) if as_json else print_report(report, all_pieces=all_pieces)
 
 
-def _calibration_data(path: Path) -> str | None:
-    calibration = read_manifest(path).calibration
-    name = None if calibration is None else calibration.data.partition(":")[0]
-    return name if name == "digits" else None
-
-
-def _random_images(path: Path) -> tuple[NDArray[np.float32], None]:
-    shape = read_manifest(path).inputs[0].shape
-    return np.random.default_rng(0).standard_normal((_RANDOM_IMAGES, *shape), np.float32), None
-
-
-def _load(data: str, path: Path, batch: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    if not data.endswith((".npy", ".npz")):
-        return _held_out(data, path, max(_MOST_IMAGES, _MOST_BATCHES * batch))
-    try:
-        content: Any = np.load(data, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content, None
-        with content:
-            return content["images"], content.get("labels")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as err:
-        raise InputError(f"{data} cannot be read: {err}; save float32 images [N, C, H, W]") from err
-
-
-def _held_out(data: str, path: Path, most: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images and labels of a data set's test split, evenly over its rows, as the bundle takes them."""
-    from rnp_deploy.datasets import load_data, spread_rows
-
+def _inputs(
+    path: Path, data: str | None, use_random: bool, images: int, accuracy: bool, batch: int, seed: int
+) -> Inputs:
+    if (data is None) != use_random:
+        raise click.UsageError(
+            "pass --data, images like those to come, or --random: noise, whose decisions mean nothing"
+            if data is None
+            else "pass either --data or --random"
+        )
     manifest = read_manifest(path)
-    wanted, (channels, *size) = manifest.preprocessing, manifest.inputs[0].shape
-    form: Any = (tuple(size), "L" if channels == 1 else "RGB")
-    if wanted is not None:
-        form = (wanted.size, wanted.colour, wanted.mean, wanted.std)
-    split = load_data(data, *form).test
-    return split.read(spread_rows(split, most))
+    inputs = (
+        random_inputs(manifest, min(images, max(_RANDOM_IMAGES, batch)), seed)
+        if data is None
+        else load_inputs(data, manifest, images)
+    )
+    if accuracy and inputs.labels is None:
+        raise InputError(
+            f"{inputs.name} has no labels, so there is no accuracy; pass FILE.npz with labels, a data set, or a "
+            "folder whose folders are named like the network's classes"
+        )
+    return inputs
+
+
+def _calibrated(path: Path, inputs: Inputs, settings: dict[str, Any], progress: Any) -> LatencyCurve:
+    how = {name: settings[name] for name in ("batch", "threads", "duration_s", "min_runs")}
+    return calibrate_engine_set(path, inputs.images, data=inputs.name, progress=progress, **how)
 
 
 def _curve_table(curve: LatencyCurve) -> Table:
@@ -126,35 +195,6 @@ def _curve_table(curve: LatencyCurve) -> Table:
         share = f"{100 * point.macs_share:.1f}"
         table.add_row(f"{point.penalty:.4g}", share, f"{point.p50_ms:.3f}", f"{point.p95_ms:.3f}")
     return table
-
-
-def _table(profile: Profile, stamp: str | None) -> Table:
-    table = Table(title=stamp)
-    table.add_column(f"batch {profile.batch}")
-    for heading in ("p50 ms", "p90 ms", "p99 ms", "runs", "MACs %", "speed-up", "÷ theory"):
-        table.add_column(heading, justify="right")
-    for timing in profile.timings:
-        late = ("too few" if value is None else f"{value:.3f}" for value in (timing.p90_ms, timing.p99_ms))
-        table.add_row(
-            timing.name, f"{timing.p50_ms:.3f}", *late, str(timing.runs), f"{100 * timing.macs_share:.1f}",
-            f"{timing.speedup:.2f}", f"{timing.efficiency:.2f}",
-        )  # fmt: skip
-    return table
-
-
-def _summary(profile: Profile) -> str:
-    counts = "; ".join(f"{t}: {' '.join(map(str, row))}" for t, row in enumerate(profile.option_counts))
-    lines = [
-        f"agent's share of the controller's time: {100 * profile.agent_share:.1f} %",
-        f"images by option at each decision, cheapest first: {counts}",
-    ]
-    if profile.accuracy is not None and profile.dense_accuracy is not None:
-        controller = next(timing for timing in profile.timings if timing.name == "controller")
-        lines.append(
-            f"accuracy: controller {100 * profile.accuracy:.2f} % at {100 * controller.macs_share:.1f} % of the MACs "
-            f"(agent included), dense network {100 * profile.dense_accuracy:.2f} %; {profile.images} images"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -89,15 +89,17 @@ def progress_on_stderr() -> Iterator[Progress]:
 def _lines() -> Progress:
     last = {"time": time.monotonic()}
     begun: dict[str, tuple[float, int]] = {}
-    finished: set[str] = set()
+    reached: dict[str, int] = {}
 
     def report(task: str, done: int, total: int) -> None:
         now = time.monotonic()
-        ends = done == total and task not in finished
+        ends = done == total and reached.get(task) != total
+        if done < reached.get(task, 0):  # the same task again
+            begun.pop(task)
+        reached[task] = done
         start, before = begun.setdefault(task, (now, done))
         if ends or now - last["time"] >= _LINE_EVERY_S:
             last["time"] = now
-            finished.update([task] if ends else [])
             left = round((total - done) * (now - start) / max(done - before, 1))
             click.echo(
                 f"{task}: {done}/{total}" + (f", about {left} s left" if left else ""), file=sys.stderr

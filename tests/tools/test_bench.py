@@ -1,19 +1,22 @@
-"""rnp-bench: the report and its inputs; never the times."""
+"""rnp-bench: its reports and refusals; never the times."""
 
 from __future__ import annotations
 
+import csv
 import io
-import pickle
+import json
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from commands import failure, json_report, success
 from rnp_deploy import Controller
+from rnp_deploy.benchmarking.report import BenchReport
 from rnp_deploy.tools.bench import main
 
-QUICK = ["--duration-s", "0", "--min-runs", "1", "--threads", "1"]
+QUICK = ["--duration-s", "0", "--min-runs", "2", "--threads", "1"]
 STAMP = "random inputs: the decisions mean nothing"
 
 
@@ -28,75 +31,83 @@ def images(exported):
 
 
 @pytest.fixture
-def labels(bundle, images):
-    """What the dense network says, but for the last."""
+def labelled(bundle, images, tmp_path):
+    """A file of images with what the dense network says, but for the last."""
     with Controller.load(bundle) as controller:
         dense = controller.run(images, options=np.full((6, 3), 4)).outputs.argmax(axis=1)
     dense[-1] = (dense[-1] + 1) % 10
-    return dense
+    np.savez(tmp_path / "data.npz", images=images, labels=dense)
+    return tmp_path / "data.npz"
 
 
-def test_random_inputs_are_stamped(bundle):
+def test_random_inputs_are_stamped_everywhere(bundle, tmp_path):
+    files = ["--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html"]
+    shown = success(main, [bundle, "--random", *QUICK, *files]).stdout
+    assert STAMP in shown.replace("\n", " ")
+    assert STAMP in (tmp_path / "a.csv").read_text()
+    assert (tmp_path / "a.html").read_text().count(STAMP) > 5
     report = json_report(main, [bundle, "--random", *QUICK])
-    assert (report["data"], report["stamp"], report["images"]) == ("random", STAMP, 64)
-    assert (report["accuracy"], report["dense_accuracy"]) == (None, None)
-    assert STAMP in success(main, [bundle, "--random", *QUICK]).stdout.replace("\n", " ")
+    assert report["data"]["stamp"] == STAMP
+    assert report["data"]["images"] == 64
+    assert {contender["accuracy"] for contender in report["contenders"]} == {None}
 
 
-def test_without_data_inputs_are_random_and_stamped(bundle):
-    report = json_report(main, [bundle, *QUICK])
-    assert (report["data"], report["stamp"]) == ("random", STAMP)
+def test_random_inputs_are_those_of_the_seed(bundle):
+    hashes = [
+        json_report(main, [bundle, "--random", *QUICK, "--seed", seed])["data"]["sha256"]
+        for seed in (0, 0, 1)
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_random_inputs_are_the_same_each_time(bundle):
-    first, second = (json_report(main, [bundle, "--random", *QUICK])["option_counts"] for _ in range(2))
-    assert first == second
-
-
-def test_the_json_report_of_a_file_with_labels(bundle, images, labels, tmp_path):
-    np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    result = success(main, [bundle, "--data", tmp_path / "data.npz", "--batch", "2", *QUICK, "--json"])
+def test_the_json_report_of_a_file_with_labels(bundle, labelled):
+    result = success(main, [bundle, "--data", labelled, "--batch", 2, *QUICK, "--json"])
     assert "timing, percent: 100/100" in result.stderr
-    report = json_report(main, [bundle, "--data", tmp_path / "data.npz", "--batch", "2", *QUICK])
-    assert (report["batch"], report["images"], report["stamp"]) == (2, 6, None)
-    assert report["data"] == str(tmp_path / "data.npz")
-    assert report["dense_accuracy"] == pytest.approx(5 / 6)
-    assert report["environment"]["threads"] == 1
-    assert report["timings"][0]["name"] == "dense network, one graph"
-    assert {timing["runs"] for timing in report["timings"]} == {1}
-    assert all(timing["p90_ms"] is None for timing in report["timings"])
+    report = BenchReport.model_validate_json(result.stdout)
+    assert (report.settings.batch, report.data.images, report.data.stamp) == (2, 6, None)
+    assert report.data.name == str(labelled)
+    assert report.contenders[0].accuracy == pytest.approx(5 / 6)
+    assert report.settings.threads == 1
+    assert {contender.latency.runs for contender in report.contenders} == {2}
+    assert all(contender.latency.p90 is None for contender in report.contenders)
+    assert report.records == ()
 
 
-def test_the_penalty_reaches_the_agent(bundle, images, tmp_path):
-    np.save(tmp_path / "data.npy", images)
-    counts = {
-        penalty: json_report(main, [bundle, "--data", tmp_path / "data.npy", *QUICK, "--penalty", penalty])
-        for penalty in ("-100", "100")
-    }
-    assert counts["-100"]["option_counts"] == [[0, 0, 0, 6]] * 3
-    assert counts["100"]["option_counts"] == [[6, 0, 0, 0]] * 3
-
-
-def test_the_report_for_people(bundle, images, labels, tmp_path):
-    np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    out = success(main, [bundle, "--data", tmp_path / "data.npz", *QUICK]).stdout
+def test_the_report_for_people(bundle, labelled):
+    shown = success(main, [bundle, "--data", labelled, *QUICK]).stdout
     for words in (
         "dense network, one graph", "static graph, option 1", "controller, its decisions given", "too few",
-        "controller, option 4 held", "agent's share", "cheapest first: 0:", "dense network 83.33 %; 6 images",
+        "controller, option 4 held", "83.3", "regrouping", "entropy",
     ):  # fmt: skip
-        assert words in out
-    assert STAMP not in out
+        assert words in shown, words
+    assert STAMP not in shown
 
 
-def test_a_file_without_labels_has_no_accuracy(bundle, images, tmp_path):
-    np.savez(tmp_path / "data.npz", images=images)
-    assert json_report(main, [bundle, "--data", tmp_path / "data.npz", *QUICK])["accuracy"] is None
-    assert "accuracy" not in success(main, [bundle, "--data", tmp_path / "data.npz", *QUICK]).stdout
+def test_settings_reach_the_benchmark(bundle, labelled):
+    report = json_report(
+        main,
+        [bundle, "--data", labelled, *QUICK, "--batches", "1,2", "--balance", "--records", "--penalty", "100",
+         "--scenario", "server", "--qps", "1000", "--duration-s", "0.02", "--most-batch", "2", "--images", 4],
+    )  # fmt: skip
+    assert report["decisions"]["counts"] == [[6, 0, 0, 0]] * 3
+    assert {point["batch"] for point in report["batches"]["points"]} == {1, 2}
+    assert report["balance"]["points"]
+    assert report["load"]["runs"][0]["offered_qps"] == 1000
+    assert report["load"]["most_batch"] == 2
+    assert any(record["scheduled_ms"] is not None for record in report["records"])
 
 
-def test_a_data_set_is_read_as_the_bundle_takes_it_and_only_where_needed(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("rnp_deploy.tools.bench._MOST_IMAGES", 4)
-    monkeypatch.setattr("rnp_deploy.tools.bench._MOST_BATCHES", 1)
+def test_a_row_per_contender_and_a_page(bundle, labelled, tmp_path):
+    files = ["--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html"]
+    report = json_report(main, [bundle, "--data", labelled, *QUICK, *files])
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert [row["name"] for row in rows] == [contender["name"] for contender in report["contenders"]]
+    page = (tmp_path / "a.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "<svg" in page
+
+
+def test_a_folder_of_images_is_read_as_the_bundle_takes_it(bundle, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     for i in range(24):
         path = tmp_path / ("train", "val")[i % 2] / "ab"[i // 12] / f"{i:02d}.png"
@@ -105,93 +116,85 @@ def test_a_data_set_is_read_as_the_bundle_takes_it_and_only_where_needed(bundle,
     for row, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
         if row % 3:
             path.write_bytes(path.read_bytes()[:-500])  # an error if it were read
-    report = json_report(main, [bundle, "--data", f"folder:{tmp_path}", *QUICK])
-    assert (report["images"], report["data"], report["stamp"]) == (4, f"folder:{tmp_path}", None)
-    assert report["accuracy"] is not None
-    assert json_report(main, [bundle, "--data", "digits", *QUICK])["images"] == 4
+    report = json_report(main, [bundle, "--data", f"folder:{tmp_path}", *QUICK, "--images", 4])
+    assert (report["data"]["images"], report["data"]["name"]) == (4, f"folder:{tmp_path}")
+    assert report["contenders"][0]["accuracy"] is not None
+    assert json_report(main, [bundle, "--data", "digits", *QUICK, "--images", 5])["data"]["images"] == 5
 
 
-class Trap:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def npy(array, **options):
-    buffer = io.BytesIO()
-    np.save(buffer, array, **options)
-    return buffer.getvalue()
-
-
-def npz(**arrays):
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-GOOD = np.zeros((2, 3, 16, 16), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("data.npy", None, "data.npy cannot be read"),
-        ("data.npy", b"", "data.npy cannot be read"),
-        ("data.npy", b"text", "data.npy cannot be read"),
-        ("data.npy", npy(GOOD)[:-1], "data.npy cannot be read"),
-        ("data.npy", npy(GOOD[0]), "(1, 16, 16)"),
-        ("data.npy", npy(GOOD.astype(np.float64)), "float64"),
-        ("data.npy", npy(GOOD[:0]), "0 images"),
-        ("data.npy", npy(np.float32(1)), ""),
-        ("data.npy", npy(np.full_like(GOOD, np.nan)), "NaN"),
-        ("data.npz", b"", "data.npz cannot be read"),
-        ("data.npz", b"PK\x03\x04 and no more", "data.npz cannot be read"),
-        ("data.npz", npz(images=GOOD)[:-30], "data.npz cannot be read"),
-        ("data.npz", npz(images=GOOD).replace(GOOD.tobytes(), b"\1" * GOOD.nbytes), "cannot be read"),
-        ("data.npz", npz(pictures=GOOD), "images"),
-        ("data.npz", npz(images=GOOD, labels=np.zeros(3, int)), "(3,) for 2 images"),
-        ("data.npz", npz(images=GOOD, labels=np.zeros((2, 1), int)), "labels"),
-        ("data.npz", npz(images=GOOD, labels=np.array(0)), "labels"),
-    ],
-    ids=[
-        "missing", "empty", "text", "truncated", "one image", "float64", "no image", "a number", "NaN",
-        "empty zip", "no zip", "zip truncated", "zip of other bytes", "other name", "too many labels",
-        "labels in columns",
-        "one label",
-    ],
-)  # fmt: skip
-def test_bad_data(bundle, tmp_path, name, data, words):
-    if data is not None:
-        (tmp_path / name).write_bytes(data)
-    assert words in failure(main, [bundle, "--data", tmp_path / name, *QUICK, "--json"])
-
-
-@pytest.mark.parametrize("name", ["data.npy", "data.npz"])
-def test_pickled_data_is_not_executed(bundle, tmp_path, name):
-    trap = np.array([Trap(tmp_path / "sprung")], object)
-    for data in (pickle.dumps(trap), npy(trap, allow_pickle=True), npz(images=trap)):
-        (tmp_path / name).write_bytes(data)
-        assert f"{name} cannot be read" in failure(main, [bundle, "--data", tmp_path / name, *QUICK])
-        assert not (tmp_path / "sprung").exists()
+def test_compare_is_a_command_of_its_own(bundle, labelled, tmp_path):
+    for name in "ab":
+        report = json_report(main, [bundle, "--data", labelled, *QUICK])
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    compared = ["compare", tmp_path / "a.json", tmp_path / "b.json", "--tolerance", "1000"]
+    assert "controller" in success(main, compared).stdout
+    assert "compare" in success(main, ["--help"]).stdout
+    assert "--tolerance" in success(main, ["compare", "--help"]).stdout
+    assert "nowhere.json" in failure(main, ["compare", tmp_path / "a.json", tmp_path / "nowhere.json"])
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--batch", "65"], "64 images do not fill a batch of 65"),
-        (["--penalty", "nan"], "penalty is not finite"),
+        ([], "pass --data"),
+        (["--data", "digits", "--random"], "either --data or --random"),
+        (["--random", "--batches", "1,two"], "parted by commas"),
+        (["--random", "--batches", "0"], "1 image or more"),
+        (["--random", "--min-runs", "1"], "min-runs"),
+        (["--random", "--scenario", "rush hour"], "scenario"),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_bad_arguments(bundle, flags, words):
-    assert words in failure(main, [bundle, "--random", *QUICK, *flags])
+def test_wrong_usage(bundle, flags, words):
+    result = CliRunner().invoke(main, [str(bundle), *flags])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data", "nowhere.npy"], "nowhere.npy cannot be read"),
+        (["--data", "nowhere"], "there are no images at 'nowhere'"),
+        (["--data", "{images}", "--accuracy"], "has no labels"),
+        (["--data", "{images}", "--batch", "7"], "6 images do not fill a batch of 7"),
+        (["--random", "--penalty", "nan"], "penalty is not finite"),
+        (["--random", "--scenario", "server"], "slo_ms"),
+        (["--random", "--html", "{images}/no/a.html"], "does not exist"),
+        (["--random", "--csv", "{images}/no/a.csv"], "does not exist"),
+        (["--random", "--baseline", "nowhere.onnx"], "nowhere.onnx"),
+        (["--random", "--calibrate"], "is no engine set"),
+        (["--random", "--bundle", "nowhere"], "nowhere does not exist"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said_in_one_line(bundle, images, tmp_path, flags, words):
+    np.save(tmp_path / "six.npy", images)
+    flags = [flag.format(images=tmp_path / "six.npy") for flag in flags]
+    assert words in failure(main, [bundle, *QUICK, *flags])
+
+
+def test_data_of_another_shape(bundle, tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros((3, 16, 16), np.float32))
+    assert "(1, 16, 16)" in failure(main, [bundle, "--data", tmp_path / "one.npy", *QUICK, "--json"])
 
 
 def test_a_missing_bundle(tmp_path):
     assert "nowhere does not exist" in failure(main, [tmp_path / "nowhere", "--random"])
-    np.save(tmp_path / "data.npy", GOOD)
-    assert "nowhere does not exist" in failure(main, [tmp_path / "nowhere", "--data", tmp_path / "data.npy"])
+
+
+def test_nothing_is_written_where_measuring_fails(bundle, tmp_path):
+    failure(main, [bundle, "--random", *QUICK, "--penalty", "nan", "--html", tmp_path / "a.html"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibrate_writes_the_curve_into_the_engine_set(engine_set, tmp_path):
+    import shutil
+
+    shutil.copytree(engine_set("chain"), tmp_path / "engines")
+    report = json_report(main, [tmp_path / "engines", "--random", *QUICK, "--min-runs", 20, "--calibrate"])
+    assert (report["batch"], report["threads"], report["data"]) == (1, 1, "random")
+    with Controller.load(tmp_path / "engines", threads=1) as controller:
+        assert controller.latency_curves[0].runs == report["runs"] >= 20
+    shown = success(main, [tmp_path / "engines", "--random", *QUICK, "--min-runs", 20, "--calibrate"]).stdout
+    assert "p95 ms" in shown

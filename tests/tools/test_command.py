@@ -99,6 +99,19 @@ def test_progress_is_lines_on_stderr_elsewhere_than_on_a_terminal(capsys, monkey
     ]  # fmt: skip
 
 
+def test_a_task_that_is_done_again_has_its_own_estimate(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    with progress_on_stderr() as progress:
+        for begun in (0.0, 1000.0):
+            for done in range(1, 11):
+                now[0] = begun + 4.0 * done
+                progress("timing", done, 10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:10] == lines[10:]
+    assert "timing: 5/10, about 20 s left" in lines
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -121,8 +134,8 @@ HELP = {
     "rnp-run": ["PATH IMAGES...", "default: the agent's own", "--target-macs", "one per core", "e.g. 4,2,1", "--json"],
     "rnp-inspect": ["PATH", "--check", "sha256", "--json"],
     "rnp-bench": [
-        "digits", "FILE.npz", "Images per run", "default: 1", "default: the trained one", "one per core",
-        "Seconds at least", "default: 3.0", "Runs at least", "default: 100", "--json",
+        "digits", "FILE.npz", "Images per run", "default: 1", "the agent's own", "one per core", "Seconds that each",
+        "default: 3.0", "Runs of each", "default: 100", "MLPerf-style", "Milliseconds", "compare", "--json",
     ],
 }  # fmt: skip
 

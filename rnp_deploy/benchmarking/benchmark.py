@@ -1,0 +1,405 @@
+"""A network timed from without and from within, beside its rivals, in one run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnp_deploy.benchmarking.agent_nodes import agent_call_ms
+from rnp_deploy.benchmarking.balance import balance_of
+from rnp_deploy.benchmarking.baselines import baseline_rival
+from rnp_deploy.benchmarking.batch_sweep import sweep_batches
+from rnp_deploy.benchmarking.cautions import warnings_of
+from rnp_deploy.benchmarking.clock import WALL, Clock
+from rnp_deploy.benchmarking.contenders import (
+    CONTROLLER,
+    Entry,
+    accuracy_of,
+    contender_reports,
+    dense_entry,
+    entries_of,
+    outputs_of,
+    run_records,
+)
+from rnp_deploy.benchmarking.decisions import decision_report
+from rnp_deploy.benchmarking.energy import measure_energy, open_energy_meter
+from rnp_deploy.benchmarking.environment import environment
+from rnp_deploy.benchmarking.inputs import Inputs
+from rnp_deploy.benchmarking.load import measure_load
+from rnp_deploy.benchmarking.penalty_sweep import sweep_penalties
+from rnp_deploy.benchmarking.pieces import expected_latency, time_pieces
+from rnp_deploy.benchmarking.report import (
+    Balance,
+    BatchSweep,
+    BenchReport,
+    Energy,
+    Expected,
+    LoadReport,
+    PieceReport,
+    RequestRecord,
+    Settings,
+    Split,
+)
+from rnp_deploy.benchmarking.rivals import Rival, nearest_path, open_rivals, rival_bundle, static_contender
+from rnp_deploy.benchmarking.settings import BenchSettings
+from rnp_deploy.benchmarking.split import MeasuredController, open_measured, split_report
+from rnp_deploy.benchmarking.subject import subject_of
+from rnp_deploy.benchmarking.thumbnails import image_reports
+from rnp_deploy.benchmarking.timing import Contender, Images, Measurement, Timed, timed_in_turns
+from rnp_deploy.bundle.reading import Bundle
+from rnp_deploy.controller import Controller
+from rnp_deploy.engines.backends import Opened, open_backend
+from rnp_deploy.errors import InputError
+from rnp_deploy.latency_calibration import default_penalties
+from rnp_deploy.progress import Progress, no_progress
+
+__all__ = ["benchmark"]
+
+_MOST_PARTS = 64  # distinct batches that are timed in turn
+_PIECE_BATCHES = 16  # of which branches are timed
+
+
+_MEASURED = "controller, measured within"  # takes turns, and is no contender
+
+
+class _Decided(NamedTuple):
+    """What the controller did with every image: outputs ``[N, ...]``, options ``[N, T]``, MACs ``[N]``."""
+
+    outputs: NDArray[np.float32]
+    options: NDArray[np.int64]
+    macs: NDArray[np.int64]
+
+
+def benchmark(
+    path: str | Path,
+    inputs: Inputs,
+    settings: BenchSettings | None = None,
+    *,
+    command: str | None = None,
+    clock: Clock = WALL,
+    progress: Progress = no_progress,
+) -> BenchReport:
+    """Time a bundle or engine set, its rivals, and what it spends its time on.
+
+    Contenders take turns in one measurement; energy, loads, and the times of branches follow one after
+    another, since they need the machine to themselves.
+
+    Args:
+        path: A bundle or engine set.
+        inputs: At least ``settings.batch`` images.
+        settings: None is the default of each.
+        command: For the report.
+        clock: That times.
+        progress: Told of all that takes long.
+
+    Raises:
+        InputError: Inputs or settings that do not fit each other or the network.
+        BundleError, EngineError: As :meth:`rnp_deploy.Controller.load`.
+    """
+    settings = settings or BenchSettings()
+    _check(inputs, settings)
+    opened = open_backend(path, settings.backend, settings.device, settings.threads, "")
+    with (
+        _controller(opened) as controller,
+        open_measured(path, settings.backend, settings.device, settings.threads) as measured,
+    ):
+        bundle = rival_bundle(opened, settings.bundle)
+        baselines = [
+            baseline_rival(
+                file, opened, batch=settings.batch, threads=settings.threads, penalty=settings.penalty
+            )
+            for file in settings.baselines
+        ]
+        bench = _Bench(
+            Path(path), inputs, settings, opened, controller, measured, bundle, baselines, clock, progress
+        )
+        return bench.report(command)
+
+
+def _controller(opened: Opened) -> Controller:
+    controller = Controller(
+        opened.source.manifest,
+        opened.open_engine,
+        plan=opened.source.plan,
+        memory=opened.memory,
+        max_batch=opened.max_batch,
+    )
+    controller.backend, controller.device = opened.backend, opened.device
+    return controller
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all parts of a benchmark share."""
+
+    path: Path
+    inputs: Inputs
+    settings: BenchSettings
+    opened: Opened
+    controller: Controller
+    measured: MeasuredController
+    bundle: Bundle | None
+    baselines: Sequence[Rival]
+    clock: Clock
+    progress: Progress
+
+    def report(self, command: str | None) -> BenchReport:
+        """Measure all that was asked for."""
+        settings, manifest = self.settings, self.controller.manifest
+        created, machine = (
+            datetime.now(timezone.utc),
+            environment(settings.threads, device=self.opened.device),
+        )
+        decided = self._decide()
+        rivals = self._rivals(decided)
+        parts = self._parts()
+        entries = entries_of(
+            self.controller, rivals, decided.options, batch=settings.batch, penalty=settings.penalty,
+            timed_images=slice(len(parts) * settings.batch),
+        )  # fmt: skip
+        measurement = self._timed(entries, parts)
+        timed = measurement.timed
+        split = self._split(timed, parts)
+        contenders = contender_reports(
+            entries, timed, self._accuracies(entries, decided), self._energies(entries, parts), settings.batch
+        )
+        pieces, expected = self._pieces(parts, decided)
+        dense = dense_entry(entries)
+        load, requests = self._load(dense)
+        cheapest, dearest = image_reports(
+            self.inputs.images, self.inputs.labels, decided.options, decided.macs, decided.outputs, manifest
+        )
+        return BenchReport(
+            created=created.isoformat(timespec="seconds"),
+            command=command,
+            subject=subject_of(self.path, self.opened),
+            data=self.inputs.described(),
+            settings=self._settings(measurement),
+            environment=machine,
+            warnings=warnings_of(
+                contenders, split, measurement, random=self.inputs.random, trained=manifest.agent_trained
+            ),
+            contenders=contenders,
+            split=split,
+            decisions=decision_report(decided.options, decided.macs, manifest, self._path_ms(timed, decided)),
+            pieces=pieces,
+            expected=expected,
+            load=load,
+            batches=self._batches(dense),
+            balance=self._balance(dense),
+            cheapest=cheapest,
+            dearest=dearest,
+            records=(*run_records(entries, timed, decided.options, settings.batch), *requests)
+            if settings.records
+            else (),
+        )  # fmt: skip
+
+    def _decide(self) -> _Decided:
+        """Run every image once, in batches; a last short one is run as it is."""
+        images, batch = self.inputs.images, self.settings.batch
+        results = []
+        for start in range(0, len(images), batch):
+            results.append(self.controller.run(images[start : start + batch], penalty=self.settings.penalty))
+            self.progress("deciding, images", min(start + batch, len(images)), len(images))
+        return _Decided(
+            *(np.concatenate([getattr(result, name) for result in results]) for name in _Decided._fields)
+        )
+
+    def _rivals(self, decided: _Decided) -> list[Rival]:
+        if self.bundle is None:
+            return list(self.baselines)
+        nearest = nearest_path(decided.options, decided.macs, self.bundle.manifest)
+        batch, threads = self.settings.batch, self.settings.threads
+        return [
+            *open_rivals(self.bundle, self.opened, batch=batch, threads=threads, nearest=nearest),
+            *self.baselines,
+        ]
+
+    def _parts(self) -> list[Images]:
+        """Whole batches, which are timed in turn; so few that each is run twice, to see what is noise."""
+        images, batch = self.inputs.images, self.settings.batch
+        most = min(_MOST_PARTS, self.settings.min_runs // 2)
+        return [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:most]
+
+    def _timed(self, entries: Sequence[Entry], parts: Sequence[Images]) -> Measurement[str]:
+        settings, memory = self.settings, self.opened.memory
+        contenders = {entry.name: entry.run for entry in entries}
+        contenders[_MEASURED] = lambda _, part: self.measured.run(part, penalty=settings.penalty)
+        return timed_in_turns(
+            contenders,
+            parts,
+            duration_s=settings.duration_s,
+            min_runs=settings.min_runs,
+            warm_up_s=settings.warm_up_s,
+            seed=settings.seed,
+            clock=self.clock,
+            device_timer=None if memory.on_host else memory.timer,  # type: ignore[attr-defined]  # a device's
+            progress=self.progress,
+        )
+
+    def _split(self, timed: Mapping[str, Timed], parts: Sequence[Images]) -> Split:
+        """Of the runs that were timed: those before them warmed up."""
+        settings = self.settings
+        runs = self.measured.take()[-len(timed[_MEASURED].latencies_ms) :]
+        within = agent_call_ms(
+            self.path, settings.backend, settings.device, settings.threads, parts[:_PIECE_BATCHES],
+            penalty=settings.penalty,
+        )  # fmt: skip
+        return split_report(runs, float(np.mean(timed[CONTROLLER].latencies_ms)), within)
+
+    def _pieces(self, parts: Sequence[Images], decided: _Decided) -> tuple[tuple[PieceReport, ...], Expected]:
+        """Every branch, and what the plain controller takes meanwhile, beside what its branches let expect."""
+        settings = self.settings
+        if not settings.pieces:
+            return (), Expected(reason="branches were not timed")
+        turns = itertools.cycle(parts[:_PIECE_BATCHES])
+        timed = time_pieces(
+            self.measured,
+            self.inputs.images,
+            beside=lambda: self.controller.run(next(turns), penalty=settings.penalty),
+            batch=settings.batch,
+            min_runs=2 * _PIECE_BATCHES,
+            duration_s=settings.duration_s,
+            clock=self.clock,
+            progress=self.progress,
+        )
+        expected = expected_latency(
+            timed.pieces,
+            decided.options[:_PIECE_BATCHES],
+            self.controller.plan,
+            timed.beside_ms or 0.0,
+            settings.batch,
+        )
+        return timed.pieces, expected
+
+    def _accuracies(self, entries: Sequence[Entry], decided: _Decided) -> dict[str, float | None]:
+        """By name; paths that several take are computed once."""
+        images, labels = self.inputs.images, self.inputs.labels
+        if labels is None:
+            return {}
+        found: dict[Any, float | None] = {"decided": accuracy_of(decided.outputs, labels)}
+        accuracies = {}
+        for done, entry in enumerate(entries):
+            key = "decided" if entry.kind in ("controller", "given") else entry.options or entry.name
+            if key not in found:
+                outputs = outputs_of(entry.run, images, self.settings.batch)
+                fits = outputs.size == len(images) * decided.outputs[0].size
+                found[key] = accuracy_of(outputs, labels) if fits else None
+            accuracies[entry.name] = found[key]
+            self.progress("accuracy, contenders", done + 1, len(entries))
+        return accuracies
+
+    def _energies(self, entries: Sequence[Entry], parts: Sequence[Images]) -> dict[str, Energy]:
+        meter = open_energy_meter(self.opened.device)
+        return {
+            entry.name: measure_energy(meter, entry.run, parts, batch=self.settings.batch, clock=self.clock)
+            for entry in entries
+        }
+
+    def _path_ms(self, timed: Mapping[str, Timed], decided: _Decided) -> dict[tuple[int, ...], float]:
+        """Median latency of batches whose images all took one path, by that path."""
+        runs, batch, by_path = timed[CONTROLLER], self.settings.batch, dict[tuple[int, ...], list[float]]()
+        for i in np.unique(runs.batch_of).tolist():
+            paths = np.unique(decided.options[i * batch : (i + 1) * batch], axis=0)
+            if len(paths) == 1:
+                by_path.setdefault(tuple(paths[0].tolist()), []).extend(runs.latencies_ms[runs.batch_of == i])
+        return {path: float(np.median(latencies)) for path, latencies in by_path.items()}
+
+    def _load(self, dense: Entry) -> tuple[LoadReport | None, tuple[RequestRecord, ...]]:
+        settings = self.settings
+        if settings.scenario == "single-stream":
+            return None, ()
+        runs: dict[str, Any] = {
+            CONTROLLER: lambda images: self.controller.run(images, penalty=settings.penalty)
+        }
+        if dense.kind == "dense":
+            runs[dense.name] = partial(self._dense_for(settings.most_batch, dense), 0)
+        return measure_load(
+            runs,
+            self.inputs.images,
+            scenario=settings.scenario,
+            qps=settings.qps,
+            slo_ms=settings.slo_ms,
+            seconds=settings.duration_s,
+            most_batch=settings.most_batch,
+            seed=settings.seed,
+            clock=self.clock,
+            progress=self.progress,
+        )
+
+    def _batches(self, dense: Entry) -> BatchSweep | None:
+        settings = self.settings
+        if not settings.batches:
+            return None
+        return sweep_batches(
+            self.controller,
+            self.inputs.images,
+            batches=settings.batches,
+            penalty=settings.penalty,
+            dense=partial(self._dense_for, dense=dense) if dense.kind == "dense" else None,
+            duration_s=settings.duration_s,
+            min_runs=settings.min_runs,
+            clock=self.clock,
+            progress=self.progress,
+        )
+
+    def _balance(self, dense: Entry) -> Balance | None:
+        settings = self.settings
+        if not settings.balance:
+            return None
+        sweep = sweep_penalties(
+            self.controller,
+            self.inputs.images,
+            default_penalties(self.controller.manifest),
+            batch=settings.batch,
+            duration_s=settings.duration_s,
+            min_runs=settings.min_runs,
+            dense=dense.run if dense.kind == "dense" else None,
+            seed=settings.seed,
+            clock=self.clock,
+            progress=self.progress,
+        )
+        meter = open_energy_meter(self.opened.device)
+        energy = partial(measure_energy, meter, batch=settings.batch, clock=self.clock)
+        return balance_of(sweep, self.inputs.labels, energy=energy, seed=settings.seed)
+
+    def _dense_for(self, batch: int, dense: Entry) -> Contender:
+        """The dense network's one graph, for larger batches too: TensorRT builds it for one size."""
+        if self.opened.backend != "tensorrt" or batch <= self.settings.batch or self.bundle is None:
+            return dense.run
+        full = self.controller.manifest.option_counts
+        return static_contender(self.bundle, self.opened, full, batch=batch, threads=self.settings.threads)
+
+    def _settings(self, measurement: Measurement[str]) -> Settings:
+        settings = self.settings
+        return Settings(
+            batch=settings.batch,
+            penalty=settings.penalty,
+            threads=settings.threads,
+            duration_s=float(settings.duration_s),
+            min_runs=settings.min_runs,
+            seed=settings.seed,
+            scenario=settings.scenario,
+            warm_up_s=measurement.warm_up_s,
+        )
+
+
+def _check(inputs: Inputs, settings: BenchSettings) -> None:
+    if settings.batch < 1 or len(inputs.images) < settings.batch:
+        raise InputError(f"{len(inputs.images)} images do not fill a batch of {settings.batch}")
+    if settings.batches and max(settings.batches) > len(inputs.images):
+        raise InputError(f"{len(inputs.images)} images do not fill a batch of {max(settings.batches)}")
+    if settings.min_runs < 2:
+        raise InputError(f"min_runs is {settings.min_runs}; a median with an interval needs 2 runs or more")
+    if settings.scenario == "server" and settings.qps is None and settings.slo_ms is None:
+        raise InputError(
+            "a server needs a rate or a limit: pass qps, or slo_ms to search the highest rate that keeps it"
+        )
