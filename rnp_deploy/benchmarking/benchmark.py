@@ -24,6 +24,7 @@ from rnp_deploy.benchmarking.contenders import (
     Entry,
     accuracy_of,
     contender_reports,
+    deciding,
     dense_entry,
     entries_of,
     outputs_of,
@@ -65,9 +66,6 @@ __all__ = ["benchmark"]
 
 _MOST_PARTS = 64  # distinct batches that are timed in turn
 _PIECE_BATCHES = 16  # of which branches are timed
-
-
-_MEASURED = "controller, measured within"  # takes turns, and is no contender
 
 
 class _Decided(NamedTuple):
@@ -165,9 +163,9 @@ class _Bench:
             self.controller, rivals, decided.options, batch=settings.batch, penalty=settings.penalty,
             timed_images=slice(len(parts) * settings.batch),
         )  # fmt: skip
-        measurement = self._timed(entries, parts)
+        measurement = self._timed({entry.name: entry.run for entry in entries}, parts)
         timed = measurement.timed
-        split = self._split(timed, parts)
+        split = self._split(parts)
         contenders = contender_reports(
             entries, timed, self._accuracies(entries, decided), self._energies(entries, parts), settings.batch
         )
@@ -229,10 +227,8 @@ class _Bench:
         most = min(_MOST_PARTS, self.settings.min_runs // 2)
         return [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:most]
 
-    def _timed(self, entries: Sequence[Entry], parts: Sequence[Images]) -> Measurement[str]:
+    def _timed(self, contenders: Mapping[str, Contender], parts: Sequence[Images]) -> Measurement[str]:
         settings, memory = self.settings, self.opened.memory
-        contenders = {entry.name: entry.run for entry in entries}
-        contenders[_MEASURED] = lambda _, part: self.measured.run(part, penalty=settings.penalty)
         return timed_in_turns(
             contenders,
             parts,
@@ -245,15 +241,21 @@ class _Bench:
             progress=self.progress,
         )
 
-    def _split(self, timed: Mapping[str, Timed], parts: Sequence[Images]) -> Split:
-        """Of the runs that were timed: those before them warmed up."""
+    def _split(self, parts: Sequence[Images]) -> Split:
+        """Of turns of their own, in which what the two controllers find in the caches is alike."""
         settings = self.settings
-        runs = self.measured.take()[-len(timed[_MEASURED].latencies_ms) :]
+
+        def measured(_: int, part: Images) -> None:
+            self.measured.run(part, penalty=settings.penalty)
+
+        plain = deciding(self.controller, settings.penalty)
+        whole_ms = self._timed({"plain": plain, "measured": measured}, parts).timed["plain"].latencies_ms
+        runs = self.measured.take()[-len(whole_ms) :]  # those before warmed up
         within = agent_call_ms(
             self.path, settings.backend, settings.device, settings.threads, parts[:_PIECE_BATCHES],
             penalty=settings.penalty,
         )  # fmt: skip
-        return split_report(runs, float(np.mean(timed[CONTROLLER].latencies_ms)), within)
+        return split_report(runs, whole_ms, within)
 
     def _pieces(self, parts: Sequence[Images], decided: _Decided) -> tuple[tuple[PieceReport, ...], Expected]:
         """Every branch, and what the plain controller takes meanwhile, beside what its branches let expect."""

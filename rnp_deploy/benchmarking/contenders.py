@@ -41,6 +41,7 @@ class Entry(NamedTuple):
     options: tuple[int, ...] | None
     macs_share: float | None
     run: Contender
+    nearest: bool = False
 
 
 def entries_of(
@@ -78,7 +79,7 @@ def entries_of(
 
     return [
         *(
-            Entry(rival.name, rival.kind, rival.options, rival.macs_share, rival.contender)
+            Entry(rival.name, rival.kind, rival.options, rival.macs_share, rival.contender, rival.nearest)
             for rival in rivals
         ),
         Entry(CONTROLLER, "controller", None, share + agent / manifest.macs, deciding(controller, penalty)),
@@ -120,6 +121,7 @@ def contender_reports(
                 speedup=speedup,
                 efficiency=None if entry.macs_share is None else speedup * entry.macs_share,
                 accuracy=accuracies.get(entry.name),
+                nearest=entry.nearest,
                 images_per_s=1e3 * batch / float(np.mean(runs.latencies_ms)),
                 energy=energies[entry.name],
             )

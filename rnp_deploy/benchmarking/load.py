@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rnp_deploy.benchmarking.clock import WALL, Clock
 from rnp_deploy.benchmarking.report import LoadReport, LoadRun, RequestRecord
 from rnp_deploy.benchmarking.statistics import latency_report
+from rnp_deploy.benchmarking.timing import old_objects_left_alone
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
 
@@ -300,19 +301,20 @@ def measure_load(
     def tell(index: int, ran: int) -> None:
         progress("load, runs at most", most_runs * index + ran, most_runs * len(runs))
 
-    for index, (name, run) in enumerate(runs.items()):
-        tell(index, 0)
-        if scenario == "offline":
-            result = run_offline(run, images, contender=name, batch=most_batch, **same)
-            tried, kept = [result.run], result.records
-        else:
-            serve = partial(
-                run_server, run, images, contender=name, most_batch=most_batch, slo_ms=slo_ms, **same
-            )
-            tried, kept, found = _served(serve, qps, lone_ms[name], partial(tell, index))
-            highest.update({} if qps is not None else {name: found})
-        done += tried
-        records += kept
+    with old_objects_left_alone():
+        for index, (name, run) in enumerate(runs.items()):
+            tell(index, 0)
+            if scenario == "offline":
+                result = run_offline(run, images, contender=name, batch=most_batch, **same)
+                tried, kept = [result.run], result.records
+            else:
+                serve = partial(
+                    run_server, run, images, contender=name, most_batch=most_batch, slo_ms=slo_ms, **same
+                )
+                tried, kept, found = _served(serve, qps, lone_ms[name], partial(tell, index))
+                highest.update({} if qps is not None else {name: found})
+            done += tried
+            records += kept
     tell(len(runs), 0)
     report = LoadReport(
         scenario=scenario,

@@ -147,6 +147,7 @@ class ContenderReport(Frozen):
         speedup: The dense network's p50 ÷ this p50.
         efficiency: ``speedup`` times ``macs_share``: actual ÷ theoretical speed-up.
         accuracy: None without labels, or where it was not looked at.
+        nearest: Whether no other path's single graph is nearer in MACs to the controller's mean.
         images_per_s: Batch ÷ mean latency.
     """
 
@@ -158,12 +159,15 @@ class ContenderReport(Frozen):
     speedup: Finite | None = None
     efficiency: Finite | None = None
     accuracy: Share | None = None
+    nearest: bool = False
     images_per_s: Finite
     energy: Energy
 
 
 class Split(Frozen):
     """Where the controller's time goes, as means of runs of the whole batch; the five parts add up to ``sum_ms``.
+
+    The slowest 2 % of the runs are left out of both: the machine paused in them.
 
     Attributes:
         whole_ms: A run that nothing is measured in.

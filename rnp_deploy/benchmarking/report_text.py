@@ -80,7 +80,7 @@ def pieces_that_do_not_pay(report: BenchReport) -> list[tuple[PieceReport, Piece
 
 
 def summary(report: BenchReport) -> str:
-    """The result in two sentences; fewer where there is less to say."""
+    """The result in up to three sentences."""
     controller, dense = contender_of_kind(report, "controller"), contender_of_kind(report, "dense")
     if controller is None:
         return "The controller was not timed."
@@ -103,4 +103,12 @@ def summary(report: BenchReport) -> str:
         if dense is not None and dense.accuracy is not None:
             text += f", the dense network for {share(dense.accuracy, 2)} %"
         text += "."
+    nearest = next((one for one in report.contenders if one.nearest), None)
+    if nearest is not None and nearest.latency.p50 is not None and nearest.latency.p50.ms:
+        ratio = controller.latency.p50.ms / nearest.latency.p50.ms
+        path = options_text(nearest.options)
+        text += (
+            f" The one graph nearest in MACs, options {path}, takes {number(nearest.latency.p50.ms)} ms: the "
+        )
+        text += f"controller takes {ratio:.2f} times that."
     return text

@@ -26,6 +26,8 @@ from rnp_deploy.routing import RoutedTensor
 
 __all__ = ["MeasuredController", "RunTimes", "open_measured", "split_report"]
 
+_PAUSED_PERCENT = 2
+
 Account: TypeAlias = Literal["agent", "pieces", "read_back", "regrouping", "dispatch"]
 
 
@@ -282,15 +284,17 @@ def open_measured(
 
 
 def split_report(
-    runs: Sequence[RunTimes], whole_ms: float, agent_call_ms: Mapping[str, float] | None = None
+    runs: Sequence[RunTimes],
+    whole_ms: NDArray[np.float64],
+    agent_call_ms: Mapping[str, float] | None = None,
 ) -> Split:
-    """The means of measured runs.
+    """The means of measured runs; the slowest 2 % of these and of the plain ones are left out: the machine paused in them.
 
     Where pieces hold the agent's nodes and ``agent_call_ms`` is None, ``agent_ms`` is 0 and its time is the pieces'.
 
     Args:
         runs: In which the agent decided.
-        whole_ms: Mean of runs of the plain controller, in turns with these and on the same images.
+        whole_ms: Runs of the plain controller, in turns with these and on the same images.
         agent_call_ms: File → the agent's ms within a call of the piece, of
             :func:`rnp_deploy.benchmarking.agent_nodes.agent_call_ms`, from the same images.
 
@@ -299,6 +303,7 @@ def split_report(
     """
     if not runs:
         raise InputError("no run was measured; run the measured controller before its split is asked for")
+    runs = sorted(runs, key=lambda run: run.sum_ms)[: _kept(len(runs))]
     within = agent_call_ms or {}
     inside = np.mean([sum(min(ms, within.get(file, 0.0)) for file, ms in run.calls) for run in runs])
     agent, pieces, read_back, regrouping, dispatch = (
@@ -312,7 +317,7 @@ def split_report(
     elif agent:
         source = "steps of its own"
     return Split(
-        whole_ms=whole_ms,
+        whole_ms=float(np.sort(whole_ms)[: _kept(len(whole_ms))].mean()),
         sum_ms=whole,
         agent_ms=agent,
         pieces_ms=pieces,
@@ -323,3 +328,7 @@ def split_report(
         host_share=(read_back + dispatch) / whole if whole else 0.0,
         runs=len(runs),
     )
+
+
+def _kept(runs: int) -> int:
+    return runs - runs * _PAUSED_PERCENT // 100

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +14,15 @@ from numpy.typing import NDArray
 from rnp_deploy.benchmarking.clock import WALL, Clock
 from rnp_deploy.progress import Progress, no_progress
 
-__all__ = ["Contender", "DeviceTimer", "Images", "Measurement", "Timed", "timed_in_turns"]
+__all__ = [
+    "Contender",
+    "DeviceTimer",
+    "Images",
+    "Measurement",
+    "Timed",
+    "old_objects_left_alone",
+    "timed_in_turns",
+]
 
 _WINDOW = 5  # rounds whose median is compared with that of as many before
 _STABLE_WITHIN = 0.05
@@ -105,19 +115,31 @@ def timed_in_turns(
         drawn = [names[k] for k in rng.permutation(len(names))]
         return {name: _run(contenders[name], i, parts[i], clock, device_timer) for name in drawn}
 
-    stable = _warm_up(one_round, len(parts), warm_up_s, clock)
-    started_ns = clock.now_ns()
     rounds: list[dict[Key, _Run]] = []
     spent_ms, wanted_ms, reported = 0.0, 1e3 * duration_s * len(names), 0
-    while len(rounds) < min_runs or spent_ms < wanted_ms:
-        rounds.append(one_round(len(rounds) % len(parts)))
-        spent_ms += _total_ms(rounds[-1])
-        share = min(len(rounds) / min_runs, spent_ms / wanted_ms if wanted_ms else 1.0, 1.0)
-        if int(100 * share) > reported:
-            reported = int(100 * share)
-            progress("timing, percent", reported, 100)
+    with old_objects_left_alone():
+        stable = _warm_up(one_round, len(parts), warm_up_s, clock)
+        started_ns = clock.now_ns()
+        while len(rounds) < min_runs or spent_ms < wanted_ms:
+            rounds.append(one_round(len(rounds) % len(parts)))
+            spent_ms += _total_ms(rounds[-1])
+            share = min(len(rounds) / min_runs, spent_ms / wanted_ms if wanted_ms else 1.0, 1.0)
+            if int(100 * share) > reported:
+                reported = int(100 * share)
+                progress("timing, percent", reported, 100)
     timed = {name: _timed([done[name] for done in rounds], started_ns) for name in names}
     return Measurement(timed, (started_ns - began_ns) / 1e9, stable)
+
+
+@contextmanager
+def old_objects_left_alone() -> Iterator[None]:
+    """Python's collector runs as ever, but over what is made from here on: a benchmark holds more than a server does."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _warm_up(one_round: Callable[[int], dict[Key, _Run]], parts: int, warm_up_s: float, clock: Clock) -> bool:

@@ -86,6 +86,13 @@ def test_shares_are_macs_over_the_dense_networks(report, path, images):
     assert (report.subject.macs, report.subject.agent_macs) == (manifest.macs, round(agent * manifest.macs))
 
 
+def test_one_graph_is_the_nearest_in_macs(report, decided, path):
+    (nearest,) = (contender for contender in report.contenders if contender.nearest)
+    mean = decided.macs.mean() / report.subject.macs
+    static = [c for c in report.contenders if c.kind in ("dense", "static", "nearest")]
+    assert abs(nearest.macs_share - mean) == min(abs(contender.macs_share - mean) for contender in static)
+
+
 def test_speed_up_and_efficiency_follow_from_the_medians(report):
     dense = report.contenders[0].latency
     for contender in report.contenders:

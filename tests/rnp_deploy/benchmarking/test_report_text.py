@@ -83,6 +83,19 @@ def test_the_summary_says_speed_and_accuracy():
     )
 
 
+def test_the_summary_holds_the_controller_against_the_graph_a_user_would_pick():
+    report = labelled_report()
+    static = next(one for one in report.contenders if one.kind == "static")
+    chosen = static.model_copy(update={"nearest": True, "options": (2, 1)})
+    ours = next(one for one in report.contenders if one.kind == "controller")
+    ratio = ours.latency.p50.ms / static.latency.p50.ms
+    said = summary(report.model_copy(update={"contenders": (chosen, ours)}))
+    assert said.endswith(
+        f"nearest in MACs, options 2,1, takes {number(static.latency.p50.ms)} ms: the controller takes {ratio:.2f} times that."
+    )
+    assert "nearest" not in summary(report)
+
+
 def test_the_summary_says_less_where_less_is_known():
     report = minimal_report()
     assert summary(report) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import numpy as np
@@ -166,3 +167,17 @@ def test_progress_is_told_of_the_warm_up_and_of_every_percent_once():
     percents = [done for _, done, _ in told[3:]]
     assert percents == sorted(set(percents))
     assert percents[-1] == 100
+
+
+def test_the_collector_leaves_what_was_there_alone_and_is_given_back():
+    frozen = []
+    timed_in_turns(
+        {"one": lambda i, part: frozen.append(gc.get_freeze_count())},
+        [np.zeros(1, np.float32)],
+        duration_s=0.0,
+        min_runs=1,
+        warm_up_s=0.0,
+    )
+    assert frozen[-1] > 1000
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
