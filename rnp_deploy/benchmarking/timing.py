@@ -90,8 +90,8 @@ def timed_in_turns(
 
     Before, every contender sees every batch once, so that engines are open and memory is there; then rounds are run
     and left out until there were ``warm_up_s`` of them, and the median time of a round differs by less than 5 % from
-    that of as many rounds before on the same batches. What is not stable in 10 s, or ten times ``warm_up_s`` where
-    that is more, is timed nevertheless.
+    that of as many rounds before on the same batches. What is not stable in 10 s and ten rounds, or ten times
+    ``warm_up_s`` where that is more, is timed nevertheless.
 
     Args:
         contenders: Name → what is timed; one at least.
@@ -146,7 +146,12 @@ def _warm_up(one_round: Callable[[int], dict[Key, _Run]], parts: int, warm_up_s:
     """Whether it became stable; any window of rounds has the same batches, whose work may differ."""
     began_ns, totals_ms, stable = clock.now_ns(), list[float](), False
     most_s = max(_WARM_UP_MOST, _WARM_UP_MOST * warm_up_s)
-    while (spent_s := (clock.now_ns() - began_ns) / 1e9) < warm_up_s or (not stable and spent_s < most_s):
+
+    def is_over() -> bool:
+        spent_s = (clock.now_ns() - began_ns) / 1e9
+        return spent_s >= warm_up_s and (stable or (spent_s >= most_s and len(totals_ms) >= 2 * _WINDOW))
+
+    while not is_over():
         totals_ms.append(_total_ms(one_round(len(totals_ms) % _WINDOW % parts)))
         before, last = np.array(totals_ms[-2 * _WINDOW : -_WINDOW]), np.array(totals_ms[-_WINDOW:])
         if len(before) == _WINDOW:

@@ -121,6 +121,12 @@ def test_warm_up_goes_on_until_rounds_take_the_same_time():
     assert measured.timed["a"].latencies_ms.tolist() == [1.0] * 7
 
 
+def test_slow_rounds_get_the_ten_that_show_whether_they_are_stable():
+    measured = Bench().timed({"a": 2000.0, "b": 1000.0}, warm_up_s=0.2)
+    assert measured.stable
+    assert measured.warm_up_s == pytest.approx(39.0)  # every batch once, and ten rounds
+
+
 @pytest.mark.parametrize(("warm_up_s", "most_s"), [(0.2, 10.0), (3.0, 30.0)])
 def test_what_never_becomes_stable_is_timed_after_a_while(warm_up_s, most_s):
     bench = Bench()
