@@ -29,6 +29,7 @@ def sweep_batches(
     dense: Callable[[int], Contender] | None = None,
     duration_s: float = 3.0,
     min_runs: int = 100,
+    seed: int = 0,
     clock: Clock = WALL,
     progress: Progress = no_progress,
 ) -> BatchSweep:
@@ -42,6 +43,7 @@ def sweep_batches(
         dense: Makes the dense network's contender for a batch size; None: it is left out.
         duration_s: Seconds of timed runs at least, for one size, as the mean over what takes turns.
         min_runs: Runs of each at least.
+        seed: Of the orders.
         clock: That times.
         progress: Told of the warm-up and of runs, anew for every size.
 
@@ -73,7 +75,13 @@ def sweep_batches(
         starts = range(0, len(images) - size + 1, size)[:_MOST_PARTS]
         parts = [images[start : start + size] for start in starts]
         measured = timed_in_turns(
-            contenders, parts, duration_s=duration_s, min_runs=min_runs, clock=clock, progress=progress
+            contenders,
+            parts,
+            duration_s=duration_s,
+            min_runs=min_runs,
+            seed=seed,
+            clock=clock,
+            progress=progress,
         )
         points += [_point(size, name, timed.latencies_ms) for name, timed in measured.timed.items()]
     return BatchSweep(points=tuple(points), pays_from=_pays_from(points, dense is not None))

@@ -18,7 +18,6 @@ from rnp_deploy.benchmarking.balance import balance_of
 from rnp_deploy.benchmarking.baselines import baseline_rival
 from rnp_deploy.benchmarking.batch_sweep import sweep_batches
 from rnp_deploy.benchmarking.cautions import warnings_of
-from rnp_deploy.benchmarking.clock import WALL, Clock
 from rnp_deploy.benchmarking.contenders import (
     CONTROLLER,
     Entry,
@@ -34,7 +33,7 @@ from rnp_deploy.benchmarking.decisions import decision_report
 from rnp_deploy.benchmarking.energy import measure_energy, open_energy_meter
 from rnp_deploy.benchmarking.environment import environment
 from rnp_deploy.benchmarking.inputs import Inputs
-from rnp_deploy.benchmarking.load import measure_load
+from rnp_deploy.benchmarking.load import check_scenario, measure_load
 from rnp_deploy.benchmarking.penalty_sweep import sweep_penalties
 from rnp_deploy.benchmarking.pieces import expected_latency, time_pieces
 from rnp_deploy.benchmarking.report import (
@@ -82,7 +81,6 @@ def benchmark(
     settings: BenchSettings | None = None,
     *,
     command: str | None = None,
-    clock: Clock = WALL,
     progress: Progress = no_progress,
 ) -> BenchReport:
     """Time a bundle or engine set, its rivals, and what it spends its time on.
@@ -95,7 +93,6 @@ def benchmark(
         inputs: At least ``settings.batch`` images.
         settings: None is the default of each.
         command: For the report.
-        clock: That times.
         progress: Told of all that takes long.
 
     Raises:
@@ -117,7 +114,7 @@ def benchmark(
             for file in settings.baselines
         ]
         bench = _Bench(
-            Path(path), inputs, settings, opened, controller, measured, bundle, baselines, clock, progress
+            Path(path), inputs, settings, opened, controller, measured, bundle, baselines, progress
         )
         return bench.report(command)
 
@@ -146,7 +143,6 @@ class _Bench:
     measured: MeasuredController
     bundle: Bundle | None
     baselines: Sequence[Rival]
-    clock: Clock
     progress: Progress
 
     def report(self, command: str | None) -> BenchReport:
@@ -157,12 +153,15 @@ class _Bench:
             environment(settings.threads, device=self.opened.device),
         )
         decided = self._decide()
-        rivals = self._rivals(decided)
         parts = self._parts()
+        timed_images = slice(len(parts) * settings.batch)
+        rivals = self._rivals(decided.options[timed_images], decided.macs[timed_images])
         entries = entries_of(
             self.controller, rivals, decided.options, batch=settings.batch, penalty=settings.penalty,
-            timed_images=slice(len(parts) * settings.batch),
+            timed_images=timed_images,
         )  # fmt: skip
+        dense = dense_entry(entries)
+        load, requests = self._load(dense)  # first, since it fails where no rate keeps the limit
         measurement = self._timed({entry.name: entry.run for entry in entries}, parts)
         timed = measurement.timed
         split = self._split(parts)
@@ -170,8 +169,6 @@ class _Bench:
             entries, timed, self._accuracies(entries, decided), self._energies(entries, parts), settings.batch
         )
         pieces, expected = self._pieces(parts, decided)
-        dense = dense_entry(entries)
-        load, requests = self._load(dense)
         cheapest, dearest = image_reports(
             self.inputs.images, self.inputs.labels, decided.options, decided.macs, decided.outputs, manifest
         )
@@ -211,10 +208,10 @@ class _Bench:
             *(np.concatenate([getattr(result, name) for result in results]) for name in _Decided._fields)
         )
 
-    def _rivals(self, decided: _Decided) -> list[Rival]:
+    def _rivals(self, options: NDArray[np.int64], macs: NDArray[np.int64]) -> list[Rival]:
         if self.bundle is None:
             return list(self.baselines)
-        nearest = nearest_path(decided.options, decided.macs, self.bundle.manifest)
+        nearest = nearest_path(options, macs, self.bundle.manifest)
         batch, threads = self.settings.batch, self.settings.threads
         return [
             *open_rivals(self.bundle, self.opened, batch=batch, threads=threads, nearest=nearest),
@@ -236,7 +233,6 @@ class _Bench:
             min_runs=settings.min_runs,
             warm_up_s=settings.warm_up_s,
             seed=settings.seed,
-            clock=self.clock,
             device_timer=None if memory.on_host else memory.timer,  # type: ignore[attr-defined]  # a device's
             progress=self.progress,
         )
@@ -262,7 +258,8 @@ class _Bench:
         settings = self.settings
         if not settings.pieces:
             return (), Expected(reason="branches were not timed")
-        turns = itertools.cycle(parts[:_PIECE_BATCHES])
+        beside = parts[:_PIECE_BATCHES]
+        turns = itertools.cycle(beside)
         timed = time_pieces(
             self.measured,
             self.inputs.images,
@@ -270,12 +267,12 @@ class _Bench:
             batch=settings.batch,
             min_runs=2 * _PIECE_BATCHES,
             duration_s=settings.duration_s,
-            clock=self.clock,
+            seed=settings.seed,
             progress=self.progress,
         )
         expected = expected_latency(
             timed.pieces,
-            decided.options[:_PIECE_BATCHES],
+            decided.options[: len(beside)],
             self.controller.plan,
             timed.beside_ms or 0.0,
             settings.batch,
@@ -302,7 +299,7 @@ class _Bench:
     def _energies(self, entries: Sequence[Entry], parts: Sequence[Images]) -> dict[str, Energy]:
         meter = open_energy_meter(self.opened.device)
         return {
-            entry.name: measure_energy(meter, entry.run, parts, batch=self.settings.batch, clock=self.clock)
+            entry.name: measure_energy(meter, entry.run, parts, batch=self.settings.batch)
             for entry in entries
         }
 
@@ -333,7 +330,6 @@ class _Bench:
             seconds=settings.duration_s,
             most_batch=settings.most_batch,
             seed=settings.seed,
-            clock=self.clock,
             progress=self.progress,
         )
 
@@ -349,7 +345,7 @@ class _Bench:
             dense=partial(self._dense_for, dense=dense) if dense.kind == "dense" else None,
             duration_s=settings.duration_s,
             min_runs=settings.min_runs,
-            clock=self.clock,
+            seed=settings.seed,
             progress=self.progress,
         )
 
@@ -366,16 +362,15 @@ class _Bench:
             min_runs=settings.min_runs,
             dense=dense.run if dense.kind == "dense" else None,
             seed=settings.seed,
-            clock=self.clock,
             progress=self.progress,
         )
         meter = open_energy_meter(self.opened.device)
-        energy = partial(measure_energy, meter, batch=settings.batch, clock=self.clock)
+        energy = partial(measure_energy, meter, batch=settings.batch)
         return balance_of(sweep, self.inputs.labels, energy=energy, seed=settings.seed)
 
     def _dense_for(self, batch: int, dense: Entry) -> Contender:
-        """The dense network's one graph, for larger batches too: TensorRT builds it for one size."""
-        if self.opened.backend != "tensorrt" or batch <= self.settings.batch or self.bundle is None:
+        """The dense network's one graph, for other batches too: TensorRT builds it for one size."""
+        if self.opened.backend != "tensorrt" or batch == self.settings.batch or self.bundle is None:
             return dense.run
         full = self.controller.manifest.option_counts
         return static_contender(self.bundle, self.opened, full, batch=batch, threads=self.settings.threads)
@@ -401,7 +396,9 @@ def _check(inputs: Inputs, settings: BenchSettings) -> None:
         raise InputError(f"{len(inputs.images)} images do not fill a batch of {max(settings.batches)}")
     if settings.min_runs < 2:
         raise InputError(f"min_runs is {settings.min_runs}; a median with an interval needs 2 runs or more")
-    if settings.scenario == "server" and settings.qps is None and settings.slo_ms is None:
+    check_scenario(settings.scenario, settings.qps, settings.slo_ms)
+    names = [Path(file).name for file in settings.baselines]
+    if len(set(names)) < len(names):
         raise InputError(
-            "a server needs a rate or a limit: pass qps, or slo_ms to search the highest rate that keeps it"
+            f"baselines are named {', '.join(names)}; a report needs a name for each: rename one"
         )

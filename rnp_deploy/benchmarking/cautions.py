@@ -16,7 +16,7 @@ _NOISY, _HOST_LIMITED = 0.025, 0.25
 def warnings_of(
     contenders: Sequence[ContenderReport],
     split: Split,
-    measurement: Measurement[str] | None,
+    measurement: Measurement[str],
     *,
     random: bool,
     trained: bool,
@@ -25,7 +25,7 @@ def warnings_of(
     said = [RANDOM_STAMP] if random else []
     if not trained:
         said.append("the agent is untrained: it takes all groups everywhere; rnp-train trains one")
-    if measurement is not None and not measurement.stable:
+    if not measurement.stable:
         said.append(
             f"times were not stable after {measurement.warm_up_s:.1f} s of warm-up; leave the machine alone"
         )

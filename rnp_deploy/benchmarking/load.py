@@ -23,6 +23,7 @@ from rnp_deploy.progress import Progress, no_progress
 
 __all__ = [
     "LoadResult",
+    "check_scenario",
     "highest_qps",
     "measure_load",
     "poisson_arrivals",
@@ -284,7 +285,7 @@ def measure_load(
         InputError: An argument is out of range or does not fit the scenario, or no contender is within the SLO
             with one image alone.
     """
-    _check_scenario(scenario, qps, slo_ms)
+    check_scenario(scenario, qps, slo_ms)
     _check_positive(qps=qps, slo_ms=slo_ms, seconds=seconds, most_batch=most_batch)
     if not len(images):
         raise InputError("there are no images to run")
@@ -359,13 +360,18 @@ def _lone_ms(run: Run, images: Images, clock: Clock) -> float:
     return float(np.median(np.diff(times)) / 1e6)
 
 
-def _check_scenario(scenario: str, qps: float | None, slo_ms: float | None) -> None:
-    if scenario not in ("server", "offline"):
-        raise InputError(f"the scenario is {scenario!r}; use 'server' or 'offline'")
-    if scenario == "offline" and (qps is not None or slo_ms is not None):
-        raise InputError("offline, all images are there at once: leave out the rate and the SLO")
+def check_scenario(scenario: str, qps: float | None, slo_ms: float | None) -> None:
+    """Raises InputError where there is no such scenario, or rate and SLO do not fit it."""
+    if scenario not in ("single-stream", "server", "offline"):
+        raise InputError(f"the scenario is {scenario!r}; use 'single-stream', 'server' or 'offline'")
+    if scenario != "server" and (qps is not None or slo_ms is not None):
+        raise InputError(
+            f"a rate and an SLO are a server's, and the scenario is {scenario!r}; leave them out"
+        )
     if scenario == "server" and qps is None and slo_ms is None:
-        raise InputError("the server scenario needs a rate, or an SLO to search the highest rate for")
+        raise InputError(
+            "the server scenario needs a rate, qps, or an SLO, slo_ms, to search the highest rate for"
+        )
 
 
 def _check_reachable(slo_ms: float | None, lone_ms: Mapping[str, float]) -> None:

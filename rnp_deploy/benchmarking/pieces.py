@@ -65,6 +65,7 @@ def time_pieces(
     batch: int = 1,
     min_runs: int = 20,
     duration_s: float = 3.0,
+    seed: int = 0,
     clock: Clock = WALL,
     progress: Progress = no_progress,
 ) -> TimedPieces:
@@ -81,6 +82,7 @@ def time_pieces(
         batch: Images of a run.
         min_runs: Rounds at least, and so runs of each piece.
         duration_s: Seconds at least, of all paths together.
+        seed: Of the orders.
         clock: That rounds are told by.
         progress: Told of rounds.
 
@@ -118,6 +120,7 @@ def time_pieces(
         parts,
         duration_s=duration_s / len(contenders),
         min_runs=min_runs,
+        seed=seed,
         clock=clock,
         progress=progress,
     ).timed

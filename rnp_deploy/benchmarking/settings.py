@@ -24,7 +24,7 @@ class BenchSettings:
         duration_s: Seconds that each contender is timed for at least, on average.
         min_runs: Runs of each contender at least.
         warm_up_s: Seconds that all run before, at least, and until their times are stable.
-        seed: Of arrivals and of bootstraps.
+        seed: Of orders, arrivals and bootstraps.
         scenario: ``"single-stream"``; ``"server"`` and ``"offline"`` add a load.
         qps: Requests per second of a server; None: the highest that keeps ``slo_ms`` is searched.
         slo_ms: What 99 of 100 requests are to be answered within.

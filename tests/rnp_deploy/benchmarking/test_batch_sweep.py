@@ -112,6 +112,15 @@ def test_all_run_on_the_same_full_batches_at_the_penalty():
     assert {penalty for policy, penalty, _ in costly.ran if policy != "dense"} == {0.5}
 
 
+def test_orders_go_by_the_seed():
+    orders = []
+    for seed in (1, 1, 2):
+        costly = Costly()
+        costly.sweep(batches=(2,), min_runs=20, seed=seed)
+        orders.append([policy for policy, _, _ in costly.ran])
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_of_many_images_the_first_64_batches_are_taken():
     costly = Costly()
     costly.sweep(count=200, batches=(1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ def test_shares_are_macs_over_the_dense_networks(report, path, images):
 
 def test_one_graph_is_the_nearest_in_macs(report, decided, path):
     (nearest,) = (contender for contender in report.contenders if contender.nearest)
-    mean = decided.macs.mean() / report.subject.macs
+    mean = decided.macs[:6].mean() / report.subject.macs
     static = [c for c in report.contenders if c.kind in ("dense", "static", "nearest")]
     assert abs(nearest.macs_share - mean) == min(abs(contender.macs_share - mean) for contender in static)
 
@@ -177,6 +179,68 @@ def test_what_is_asked_for_is_there_and_nothing_else(report, path, images, label
     assert more.balance.dense_accuracy == pytest.approx((IMAGES - 1) / IMAGES)
 
 
+def spied(monkeypatch, *names):
+    """The arguments of the last call of each function of the module."""
+    calls = {}
+
+    def spy(name, function):
+        def call(*args, **how):
+            calls[name] = SimpleNamespace(args=args, **how)
+            return function(*args, **how)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name in names:
+        spy(name, getattr(module, name))
+    return calls
+
+
+def test_what_is_expected_and_nearest_is_of_the_images_that_are_timed(path, images, decided, monkeypatch):
+    calls = spied(monkeypatch, "expected_latency", "nearest_path")
+    settings = BenchSettings(
+        penalty=-0.02, **{**QUICK, "min_runs": 4}
+    )  # two batches, so that each is run twice
+    benchmark(path, Inputs("mine", images), settings)
+    assert np.array_equal(calls["expected_latency"].args[1], decided.options[:2])
+    assert np.array_equal(calls["nearest_path"].args[0], decided.options[:2])
+    assert np.array_equal(calls["nearest_path"].args[1], decided.macs[:2])
+
+
+def test_the_seed_and_the_penalty_reach_all_that_is_measured(path, images, monkeypatch):
+    seeded = (
+        "timed_in_turns",
+        "time_pieces",
+        "sweep_batches",
+        "sweep_penalties",
+        "measure_load",
+        "balance_of",
+    )
+    calls = spied(monkeypatch, *seeded, "agent_call_ms")
+    settings = BenchSettings(
+        seed=7, penalty=-0.02, batches=(1,), balance=True, scenario="offline", most_batch=2,
+        **{**QUICK, "min_runs": 2, "duration_s": 0.01},
+    )  # fmt: skip
+    benchmark(path, Inputs("mine", images), settings)
+    assert {name: calls[name].seed for name in seeded} == dict.fromkeys(seeded, 7)
+    assert {calls[name].penalty for name in ("sweep_batches", "agent_call_ms")} == {-0.02}
+
+
+@pytest.mark.parametrize(
+    ("backend", "batch", "built"),
+    [("tensorrt", 8, [8]), ("tensorrt", 1, [1]), ("tensorrt", 4, []), ("onnxruntime", 8, [])],
+)
+def test_tensorrt_builds_the_dense_network_for_each_batch_size(backend, batch, built, monkeypatch):
+    manifest = SimpleNamespace(option_counts=(2, 2))
+    bench = module._Bench(
+        None, None, BenchSettings(batch=4), SimpleNamespace(backend=backend), SimpleNamespace(manifest=manifest),
+        None, "bundle", (), None,
+    )  # fmt: skip
+    sizes = []
+    monkeypatch.setattr(module, "static_contender", lambda *_, batch, threads: sizes.append(batch) or "built")
+    assert bench._dense_for(batch, SimpleNamespace(run="opened")) == ("built" if built else "opened")
+    assert sizes == built
+
+
 def test_an_engine_set_has_no_rivals_without_its_bundle(engine_set, path, images):
     alone, beside = (
         benchmark(
@@ -246,8 +310,6 @@ def test_random_inputs_are_stamped(path):
     ],
 )
 def test_warnings(report, cv, stable, host_share, words):
-    from types import SimpleNamespace
-
     contenders = [
         SimpleNamespace(name="controller", latency=SimpleNamespace(cv=cv)),
         SimpleNamespace(name="other", latency=SimpleNamespace(cv=0.01)),
@@ -261,7 +323,7 @@ def test_warnings(report, cv, stable, host_share, words):
 
 
 def test_an_untrained_agent_is_said_to_be_one(report):
-    said = warnings_of([], report.split, None, random=False, trained=False)
+    said = warnings_of([], report.split, SimpleNamespace(stable=True), random=False, trained=False)
     assert "untrained" in said[0]
 
 
@@ -282,7 +344,6 @@ def test_energy_is_null_with_the_reason_where_nothing_counts_it(path, images, mo
         ({"min_runs": 1}, ["min_runs is 1"]),
         ({"penalty": float("nan")}, ["penalty"]),
         ({"threads": 0}, ["threads is 0"]),
-        ({"scenario": "server"}, ["qps", "slo_ms"]),
         ({"images": np.zeros((2, 3, 16, 17), np.float32)}, ["(1, 3, 16, 17)", "[N, 3, 16, 16]"]),
         ({"images": np.zeros((2, 3, 16, 16))}, ["float64", "float32"]),
         ({"images": np.full((2, 3, 16, 16), np.nan, np.float32)}, ["NaN"]),
@@ -296,6 +357,22 @@ def test_bad_arguments(path, images, changed, words):
     with pytest.raises(InputError) as caught:
         benchmark(path, Inputs("mine", given), BenchSettings(**changed))
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"scenario": "server"}, "qps, or an SLO, slo_ms"),
+        ({"scenario": "offline", "slo_ms": 3.0}, "the scenario is 'offline'; leave them out"),
+        ({"qps": 3.0}, "the scenario is 'single-stream'; leave them out"),
+        ({"scenario": "batches"}, "the scenario is 'batches'"),
+        ({"baselines": ("a/x.onnx", "b/x.onnx")}, "baselines are named x.onnx, x.onnx"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_are_said_before_anything_is_opened(images, changed, words):
+    with pytest.raises(InputError, match=words):
+        benchmark("nowhere", Inputs("mine", images), BenchSettings(**{**QUICK, **changed}))
 
 
 def test_a_gpu_where_there_is_none(path, images, monkeypatch):

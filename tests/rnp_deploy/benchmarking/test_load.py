@@ -363,12 +363,15 @@ def test_offline_all_contenders_run_the_same_batches():
         ({"qps": 10, "seconds": 0}, "seconds is 0"),
         ({"qps": 10, "most_batch": 0}, "most_batch is 0"),
         ({"qps": 10, "slo_ms": -1}, "slo_ms is -1"),
-        ({}, "needs a rate, or an SLO"),
+        ({}, "needs a rate, qps, or an SLO"),
         ({"slo_ms": 4.5}, "no rate keeps an SLO of 4.5 ms: one image alone takes 5 ms at p50 (quick"),
         ({"qps": 1, "slo_ms": 4.5}, "no rate keeps"),
-        ({"scenario": "offline", "qps": 3}, "leave out the rate"),
-        ({"scenario": "offline", "slo_ms": 3}, "leave out the rate"),
-        ({"scenario": "multi-stream", "qps": 3}, "'multi-stream'; use 'server' or 'offline'"),
+        ({"scenario": "offline", "qps": 3}, "leave them out"),
+        ({"scenario": "offline", "slo_ms": 3}, "leave them out"),
+        (
+            {"scenario": "multi-stream", "qps": 3},
+            "'multi-stream'; use 'single-stream', 'server' or 'offline'",
+        ),
     ],
 )
 def test_bad_input(bad, words):

@@ -188,6 +188,17 @@ def test_what_runs_beside_has_its_turn_in_every_round():
     assert {piece.file: piece.p50_ms for piece in timed.pieces} == COSTS_MS
 
 
+def test_orders_go_by_the_seed():
+    moments = []
+    for seed in (1, 1, 2):
+        bench, began = Bench(), []
+        bench.timed(
+            images_of([0]), seed=seed, beside=lambda bench=bench, began=began: began.append(bench.clock.now)
+        )
+        moments.append(began)
+    assert moments[0] == moments[1] != moments[2]
+
+
 def test_it_lasts_as_long_as_asked():
     bench = Bench()
     began_ns = bench.clock.now
