@@ -78,7 +78,8 @@ def load_inputs(data: str, manifest: Manifest, most: int) -> Inputs:
             ``FILE.npy``: images; ``FILE.npz``: arrays ``images`` and, where there are any, ``labels``; ``DIR``: every
             image file below it, with labels where its folders are named like the network's classes.
         manifest: Of the network.
-        most: Images at most, evenly over those there are; files of arrays are taken whole.
+        most: Images at most, evenly over those there are, of folders in a drawn order that is always the same;
+            files of arrays are taken whole, as they are.
 
     Raises:
         InputError: Something cannot be read, or does not fit; the message names it.
@@ -117,7 +118,8 @@ def _held_out(data: str, manifest: Manifest, most: int) -> Inputs:
     if wanted is not None:
         form = (wanted.size, wanted.colour, wanted.mean, wanted.std)
     split = load_data(data, *form).test
-    return Inputs(data, *split.read(spread_rows(split, most)))
+    rows = spread_rows(split, most)
+    return Inputs(data, *split.read(_mixed(rows) if data.startswith("folder:") else rows))
 
 
 def _image_files(folder: Path, manifest: Manifest, most: int) -> Inputs:
@@ -132,8 +134,13 @@ def _image_files(folder: Path, manifest: Manifest, most: int) -> Inputs:
         raise InputError(f"{folder} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
     from rnp_deploy.datasets import spread_rows
 
-    files = [files[i] for i in spread_rows(files, most)]
+    files = [files[i] for i in _mixed(spread_rows(files, most))]
     classes = {name: index for index, name in enumerate(manifest.classes or ())}
     labels = [classes.get(path.parent.name) for path in files]
     known = None if None in labels else np.array(labels, np.int64)
     return Inputs(str(folder), read_images(files, manifest.preprocessing), known)
+
+
+def _mixed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A folder comes class by class, and what is timed are the first batches alone."""
+    return np.random.default_rng(0).permutation(rows)
