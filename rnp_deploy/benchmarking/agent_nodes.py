@@ -31,14 +31,13 @@ def agent_call_ms(
     batches: Sequence[NDArray[np.float32]],
     *,
     penalty: ArrayLike | None = None,
-    policy: str = "regroup",
 ) -> dict[str, float] | None:
     """Mean time of the agent's nodes in a call of each piece, as sessions of their own take it on these batches.
 
     Of a node it is the median over 11 rounds less the least median of all nodes: the profiler takes 2 to 4 µs
     of each, and some nodes do no more than rename a tensor.
 
-    The first arguments are those of :meth:`rnp_deploy.controller.Controller.load`, the last of its ``run``; ``batches``
+    All arguments but two are those of :meth:`rnp_deploy.controller.Controller.load`, ``penalty`` of its ``run``; ``batches``
     are float32 ``[N, C, H, W]`` each. A few do: pieces that they do not call are given the mean of their step.
 
     Returns:
@@ -65,7 +64,7 @@ def agent_call_ms(
         with Controller(opened.source.manifest, open_engine, plan=plan) as controller:
             for _ in range(_ROUNDS):
                 for images in batches:
-                    controller.run(images, penalty=penalty, policy=policy)
+                    controller.run(images, penalty=penalty)
             profiles = {file: Path(session.end_profiling()) for file, session in sessions.items()}
         agent_ms = _agent_ms({file: json.loads(path.read_bytes()) for file, path in profiles.items()})
     for step in plan.steps:

@@ -225,15 +225,74 @@ def test_the_seed_and_the_penalty_reach_all_that_is_measured(path, images, monke
     assert {calls[name].penalty for name in ("sweep_batches", "agent_call_ms")} == {-0.02}
 
 
+def test_all_runs_that_decide_do_so_at_the_penalty(path, images, monkeypatch):
+    penalties, run = [], Controller.run
+
+    def spy(self, images, **how):
+        if how.get("options") is None and how.get("policy") != "round-up":
+            penalties.append(how.get("penalty"))
+        return run(self, images, **how)
+
+    monkeypatch.setattr(Controller, "run", spy)
+    settings = BenchSettings(
+        penalty=-0.02, batches=(1,), scenario="offline", **{**QUICK, "min_runs": 2, "duration_s": 0.01}
+    )
+    benchmark(path, Inputs("mine", images), settings)
+    assert set(penalties) == {-0.02}
+
+
+def test_the_split_is_of_the_last_runs(path, images, monkeypatch):
+    taken, take = [], module.MeasuredController.take
+    monkeypatch.setattr(module.MeasuredController, "take", lambda self: taken.append(take(self)) or taken[-1])
+    calls = spied(monkeypatch, "split_report")
+    benchmark(path, Inputs("mine", images), BenchSettings(pieces=False, **QUICK))
+    runs, whole_ms, _ = calls["split_report"].args
+    assert len(runs) == len(whole_ms) == 10 < len(taken[0])
+    assert runs == taken[0][-10:]
+
+
+def bench_of(**fields):
+    """Of these alone."""
+    return module._Bench(**{**dict.fromkeys(module._Bench.__dataclass_fields__), **fields})
+
+
+def test_a_device_times_its_work_too(monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "timed_in_turns", lambda *what, **how: calls.append(how["device_timer"]))
+    for memory in (SimpleNamespace(on_host=False, timer="its own"), SimpleNamespace(on_host=True)):
+        bench_of(settings=BenchSettings(), opened=SimpleNamespace(memory=memory))._timed({}, [])
+    assert calls == ["its own", None]
+
+
+def test_a_batch_that_parts_is_of_no_path():
+    timed = {
+        "controller": SimpleNamespace(batch_of=np.array([0, 1, 0, 1, 0]), latencies_ms=np.arange(1.0, 6))
+    }
+    decided = SimpleNamespace(options=np.array([[1, 2], [1, 2], [1, 2], [2, 2]]))
+    assert bench_of(settings=BenchSettings(batch=2))._path_ms(timed, decided) == {(1, 2): 3.0}
+
+
+def test_a_baseline_of_other_outputs_has_no_accuracy():
+    bench = bench_of(
+        inputs=Inputs("mine", np.zeros((3, 1, 1, 1), np.float32), np.zeros(3, np.int64)),
+        settings=BenchSettings(), progress=lambda *_: None,
+    )  # fmt: skip
+    entries = [
+        SimpleNamespace(kind="baseline", name=str(k), options=None, run=lambda _, part, k=k: np.zeros((len(part), k)))
+        for k in (5, 6)
+    ]  # fmt: skip
+    decided = SimpleNamespace(outputs=np.zeros((3, 5)))
+    assert bench._accuracies(entries, decided) == {"5": 1.0, "6": None}
+
+
 @pytest.mark.parametrize(
     ("backend", "batch", "built"),
     [("tensorrt", 8, [8]), ("tensorrt", 1, [1]), ("tensorrt", 4, []), ("onnxruntime", 8, [])],
 )
 def test_tensorrt_builds_the_dense_network_for_each_batch_size(backend, batch, built, monkeypatch):
-    manifest = SimpleNamespace(option_counts=(2, 2))
-    bench = module._Bench(
-        None, None, BenchSettings(batch=4), SimpleNamespace(backend=backend), SimpleNamespace(manifest=manifest),
-        None, "bundle", (), None,
+    controller = SimpleNamespace(manifest=SimpleNamespace(option_counts=(2, 2)))
+    bench = bench_of(
+        settings=BenchSettings(batch=4), opened=SimpleNamespace(backend=backend), controller=controller, bundle="one"
     )  # fmt: skip
     sizes = []
     monkeypatch.setattr(module, "static_contender", lambda *_, batch, threads: sizes.append(batch) or "built")
