@@ -95,6 +95,7 @@ def test_variation_is_of_batches_that_ran_twice():
     with_one_more = latency_report(np.array([1.0, 3.0, 50.0]), np.array([0, 0, 1]))
     assert with_one_more.cv == latency_report(np.array([1.0, 3.0])).cv == pytest.approx(np.sqrt(2) / 2)
     assert latency_report(np.zeros(4)).cv is None
+    assert latency_report(np.array([1.0, 1.0, 4.0])).cv == pytest.approx(np.sqrt(3) / 2)  # ÷ the mean, 2
 
 
 def test_blocks_are_in_order_of_time():
