@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ class Inputs:
             raise InputError(
                 f"{self.name} has labels of shape {np.shape(self.labels)} for {count} images; pass one class index each"
             )
+        if self.labels is not None and self.labels.dtype.kind not in "iu":
+            raise InputError(f"{self.name} has labels of type {self.labels.dtype}; pass class indices, integers")
 
     def described(self) -> DataReport:
         """For the report, with the hash of all values."""
@@ -88,7 +92,7 @@ def load_inputs(data: str, manifest: Manifest, most: int) -> Inputs:
     if data == "digits" or data.startswith(_SETS[1:]):
         return _held_out(data, manifest, most)
     if data.endswith((".npy", ".npz")):
-        return _arrays(data)
+        return _arrays(data, manifest)
     if Path(data).is_dir():
         return _image_files(Path(data), manifest, most)
     raise InputError(
@@ -97,17 +101,24 @@ def load_inputs(data: str, manifest: Manifest, most: int) -> Inputs:
     )
 
 
-def _arrays(data: str) -> Inputs:
+def _arrays(data: str, manifest: Manifest) -> Inputs:
     try:
         content: Any = np.load(data, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return Inputs(data, content)
         with content:
-            return Inputs(data, content["images"], content.get("labels"))
+            inputs = Inputs(data, content["images"], content.get("labels"))
     except InputError:
         raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise InputError(f"{data} cannot be read: {err}; save float32 images [N, C, H, W]") from err
+    classes = math.prod(manifest.outputs[0].shape)
+    if inputs.labels is not None and not 0 <= inputs.labels.min() <= inputs.labels.max() < classes:
+        raise InputError(
+            f"{data} has labels {inputs.labels.min()}..{inputs.labels.max()}; those of {classes} classes are "
+            f"0..{classes - 1}"
+        )
+    return inputs
 
 
 def _held_out(data: str, manifest: Manifest, most: int) -> Inputs:
@@ -117,9 +128,10 @@ def _held_out(data: str, manifest: Manifest, most: int) -> Inputs:
     form: Any = (tuple(size), "L" if channels == 1 else "RGB")
     if wanted is not None:
         form = (wanted.size, wanted.colour, wanted.mean, wanted.std)
-    split = load_data(data, *form).test
-    rows = spread_rows(split, most)
-    return Inputs(data, *split.read(_mixed(rows) if data.startswith("folder:") else rows))
+    found = load_data(data, *form)
+    rows = spread_rows(found.test, most)
+    images, labels = found.test.read(_mixed(rows) if data.startswith("folder:") else rows)
+    return Inputs(data, images, _labels([found.classes[label] for label in labels], manifest, labels))
 
 
 def _image_files(folder: Path, manifest: Manifest, most: int) -> Inputs:
@@ -128,17 +140,28 @@ def _image_files(folder: Path, manifest: Manifest, most: int) -> Inputs:
             f"the network does not say how images become inputs; save {folder} as float32 inputs [N, C, H, W] in a .npy"
         )
     files = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
     )
     if not files:
         raise InputError(f"{folder} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
     from rnp_deploy.datasets import spread_rows
 
     files = [files[i] for i in _mixed(spread_rows(files, most))]
-    classes = {name: index for index, name in enumerate(manifest.classes or ())}
-    labels = [classes.get(path.parent.name) for path in files]
-    known = None if None in labels else np.array(labels, np.int64)
-    return Inputs(str(folder), read_images(files, manifest.preprocessing), known)
+    labels = _labels([path.parent.name for path in files], manifest)
+    return Inputs(str(folder), read_images(files, manifest.preprocessing), labels)
+
+
+def _labels(
+    names: Sequence[str], manifest: Manifest, unnamed: NDArray[np.int64] | None = None
+) -> NDArray[np.int64] | None:
+    """The network's index of each class, ``unnamed`` where it names none; None where one is not the network's."""
+    if manifest.classes is None:
+        return unnamed
+    classes = {name: index for index, name in enumerate(manifest.classes)}
+    labels = [classes.get(name) for name in names]
+    return None if None in labels else np.array(labels, np.int64)
 
 
 def _mixed(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -42,7 +42,7 @@ def test_random_inputs_are_the_same_for_a_seed(manifest):
 def test_arrays_with_and_without_labels(manifest, tmp_path):
     images = np.arange(8, dtype=np.float32).reshape(GOOD.shape)
     np.save(tmp_path / "a.npy", images)
-    np.savez(tmp_path / "a.npz", images=images, labels=np.array([2, 1]))
+    np.savez(tmp_path / "a.npz", images=images, labels=np.array([2, 1], np.uint8))
     alone, labelled = (load_inputs(str(tmp_path / name), manifest, 1) for name in ("a.npy", "a.npz"))
     assert np.array_equal(alone.images, images)
     assert alone.labels is None
@@ -87,6 +87,8 @@ def test_folders_named_like_classes_are_labels(manifest, tmp_path):
         round(float(v), 4): int(k) for v, k in zip(inputs.images[:, 0, 0, 0], inputs.labels, strict=True)
     }
     assert labels == {round(float(v), 4): k for v, k in zip(values, (2, 0, 0), strict=True)}
+    (tmp_path / "ant/._1.png").write_bytes(b"not an image, but what macOS leaves")
+    assert len(load_inputs(str(tmp_path), manifest, 9).images) == 3
     write_images(tmp_path, ["dog/1.png"])
     assert load_inputs(str(tmp_path), manifest, 9).labels is None
 
@@ -103,9 +105,15 @@ def test_the_first_images_of_a_folder_are_not_of_one_class(manifest, tmp_path, p
     assert first.described() == again.described()
 
 
-def test_the_held_out_split_of_a_data_set(manifest):
-    inputs = load_inputs("digits", manifest, 7)
-    assert (inputs.images.shape, inputs.labels.shape) == ((7, 1, 2, 2), (7,))
+def test_the_held_out_split_of_a_data_set_has_the_networks_classes(manifest):
+    of_others = load_inputs("digits", manifest, 7)
+    assert (of_others.images.shape, of_others.labels) == ((7, 1, 2, 2), None)
+    unnamed, forth, back = (
+        load_inputs("digits", manifest.model_copy(update={"classes": classes}), 7).labels
+        for classes in (None, tuple("0123456789"), tuple("9876543210"))
+    )
+    assert unnamed.shape == (7,)
+    assert unnamed.tolist() == forth.tolist() == (9 - back).tolist()
 
 
 class Trap:
@@ -147,6 +155,10 @@ def npz(**arrays):
         ("data.npz", npz(images=GOOD, labels=np.zeros(3, int)), "(3,) for 2 images"),
         ("data.npz", npz(images=GOOD, labels=np.zeros((2, 1), int)), "labels"),
         ("data.npz", npz(images=GOOD, labels=np.array(0)), "labels"),
+        ("data.npz", npz(images=GOOD, labels=np.zeros(2)), "type float64; pass class indices"),
+        ("data.npz", npz(images=GOOD, labels=np.array(["ant", "bee"])), "type <U3"),
+        ("data.npz", npz(images=GOOD, labels=np.array([0, -1])), "labels -1..0; those of 3 classes are 0..2"),
+        ("data.npz", npz(images=GOOD, labels=np.array([0, 3])), "labels 0..3"),
         ("nowhere", None, "there are no images at"),
         ("data.png", b"no image", "there are no images at"),
         ("folder/a.png", b"no image", "a.png cannot be read as an image"),
