@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rnp_deploy.array_memory import ArrayMemory
 from rnp_deploy.benchmarking.rivals import Rival, contender_of
-from rnp_deploy.bundle.reading import Bundle
 from rnp_deploy.engine import Engine
 from rnp_deploy.engines.backends import Opened
 from rnp_deploy.engines.graph_joining import onnx_module
-from rnp_deploy.engines.single_file import PRODUCER, single_file_from_bundle
+from rnp_deploy.engines.single_file import PRODUCER
 from rnp_deploy.engines.static_engines import flavor_of
-from rnp_deploy.errors import DeviceError, EngineError, InputError, MissingRuntimeError
+from rnp_deploy.errors import EngineError, InputError, MissingRuntimeError
 
-__all__ = ["baseline_rival", "single_file_rival"]
+__all__ = ["baseline_rival"]
 
 _PLANS = (".plan", ".engine")
 _WANTED = "a baseline is an .onnx file, or a .plan or .engine of TensorRT"
@@ -52,19 +50,19 @@ def baseline_rival(
 
     Args:
         path: An ``.onnx`` file with one float32 input ``[N, C, H, W]``, run by ONNX Runtime on the controller's
-            device, its weights inside or beside it; a single-file model, see :func:`single_file_rival`; or a ``.plan``
-            or ``.engine`` of TensorRT with such an input, run on the GPU.
+            device, its weights inside or beside it; also as ``rnp-export --single-file`` writes it, for one image on the CPU; or a ``.plan``
+            or ``.engine`` of TensorRT with such an input, beside a controller on the GPU.
         opened: What the controller runs on.
         batch: Images per run.
         threads: As the controller was given them.
-        penalty: Of the run; for a single-file model.
+        penalty: Fed to a single-file model; None: its own.
 
     Returns:
         Named as the file is. It gives the first of the model's outputs.
 
     Raises:
-        InputError: There is no such file, it is of another kind, or takes other inputs.
-        DeviceError: A plan, and no GPU.
+        InputError: There is no such file, it is of another kind, takes other inputs, or is a plan where the controller
+            is on the CPU.
         EngineError: The runtime cannot load it, or all of it on the GPU where the controller is; of these
             MissingRuntimeError where that runtime is not installed.
     """
@@ -72,55 +70,32 @@ def baseline_rival(
     data = _content(path)
     shape = opened.source.manifest.inputs[0].shape
     if path.suffix.lower() in _PLANS:
-        engine, inputs, memory = _plan_engine(path, data, opened)
+        plan, inputs = _plan_engine(path, data, opened)
         name_in = _checked_input(path, inputs, shape, batch)
-        return Rival(path.name, "baseline", contender_of(engine, memory, name_in))
+        return Rival(path.name, "baseline", contender_of(plan, opened.memory, name_in))
     model = _model(path, data)
     if _is_single_file(model):
-        return single_file_rival(path, opened, batch=batch, threads=threads, penalty=penalty)
+        return _single_file(path, model, opened, batch, threads, penalty)
     name_in = _checked_input(path, _inputs(model), shape, batch)
     engine = _onnx_engine(path, data, opened, threads)
     return Rival(path.name, "baseline", contender_of(engine, opened.memory, name_in))
 
 
-def single_file_rival(
-    source: Path | Bundle, opened: Opened, *, batch: int, threads: int | None, penalty: float | None = None
+def _single_file(
+    path: Path, model: Any, opened: Opened, batch: int, threads: int | None, penalty: float | None
 ) -> Rival:
-    """Open a model that decides by itself, as ``rnp-export --single-file`` writes it.
-
-    Args:
-        source: The file, or a bundle, of which one is made.
-        opened: What the controller runs on.
-        batch: Images per run.
-        threads: As the controller was given them.
-        penalty: Fed with every image; None: the model's own.
-
-    Raises:
-        InputError: A batch of more than one image, a controller on a GPU, or a file or bundle that does not fit.
-        EngineError: ONNX Runtime cannot load it.
-        MissingRuntimeError: onnx or ONNX Runtime is not installed.
-    """
+    """A model that decides by itself, fed with the penalty where there is one."""
     from rnp_deploy.engines import ort
 
-    path = source if isinstance(source, Path) else source.path
-    name = path.name if isinstance(source, Path) else "single-file model"
     if batch != 1:
         raise InputError(f"{path}: a single-file model takes one image a run; use a batch of 1, not {batch}")
     if opened.device != "cpu":
         raise InputError(f"{path}: a single-file model runs on the CPU alone; time the controller there too")
-    if isinstance(source, Path):
-        model = _model(source, _content(source))
-        if not _is_single_file(model):
-            raise InputError(f"{path} is no single-file model; rnp-export --single-file writes them")
-    elif source.manifest.precision != "fp32":
-        raise InputError(f"{path} is in {source.manifest.precision}; single-file models are in fp32")
-    else:
-        model = single_file_from_bundle(source)
     name_in = _checked_input(path, _inputs(model), opened.source.manifest.inputs[0].shape, batch)
     engine = ort.engine_from_onnx(model.SerializeToString(), path.parent, str(path), threads)
     fed = {} if penalty is None else {"penalty": np.array([penalty], np.float32)}
     first = model.graph.output[0].name
-    return Rival(name, "single-file", lambda _, images: engine.run({name_in: images, **fed})[first])
+    return Rival(path.name, "single-file", lambda _, images: engine.run({name_in: images, **fed})[first])
 
 
 def _content(path: Path) -> bytes:
@@ -202,17 +177,13 @@ def _onnx_engine(path: Path, data: bytes, opened: Opened, threads: int | None) -
     return ort.engine_from_onnx(data, path.parent, str(path), threads)
 
 
-def _plan_engine(path: Path, data: bytes, opened: Opened) -> tuple[Engine, _Inputs, ArrayMemory]:
+def _plan_engine(path: Path, data: bytes, opened: Opened) -> tuple[Engine, _Inputs]:
     from rnp_deploy.engines import trt
-    from rnp_deploy.engines.cuda_driver import cuda_device
-    from rnp_deploy.engines.cuda_memory import CudaMemory
     from rnp_deploy.engines.trt_library import load_tensorrt
 
-    try:
-        cuda_device()  # before TensorRT is touched
-    except DeviceError as err:
-        raise DeviceError(f"{path} is a plan of TensorRT, which needs a GPU: {err}") from err
-    memory: Any = CudaMemory() if opened.memory.on_host else opened.memory
+    if opened.device != "cuda":
+        raise InputError(f"{path} is a plan of TensorRT, which runs on a GPU; time the controller there too")
+    memory: Any = opened.memory
     try:
         engine: Any = trt.opener(_File(path.parent, data), load_tensorrt(flavor_of(opened)), memory)(
             path.name
@@ -225,4 +196,4 @@ def _plan_engine(path: Path, data: bytes, opened: Opened) -> tuple[Engine, _Inpu
         name: (str(dtype), [None if size < 0 else size for size in shape])
         for name, (shape, dtype) in engine.inputs.items()
     }
-    return engine, inputs, memory
+    return engine, inputs

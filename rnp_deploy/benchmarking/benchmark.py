@@ -394,6 +394,12 @@ def _check(inputs: Inputs, settings: BenchSettings) -> None:
         raise InputError(f"{len(inputs.images)} images do not fill a batch of {settings.batch}")
     if settings.batches and max(settings.batches) > len(inputs.images):
         raise InputError(f"{len(inputs.images)} images do not fill a batch of {max(settings.batches)}")
+    names = [Path(file).name for file in settings.baselines]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"two baselines are called {twice[0]}; rename one, since reports tell them by their names"
+        )
     if settings.min_runs < 2:
         raise InputError(f"min_runs is {settings.min_runs}; a median with an interval needs 2 runs or more")
     check_scenario(settings.scenario, settings.qps, settings.slo_ms)

@@ -49,7 +49,9 @@ class Inputs:
                 f"{self.name} has labels of shape {np.shape(self.labels)} for {count} images; pass one class index each"
             )
         if self.labels is not None and self.labels.dtype.kind not in "iu":
-            raise InputError(f"{self.name} has labels of type {self.labels.dtype}; pass class indices, integers")
+            raise InputError(
+                f"{self.name} has labels of type {self.labels.dtype}; pass class indices, integers"
+            )
 
     def described(self) -> DataReport:
         """For the report, with the hash of all values."""

@@ -409,6 +409,7 @@ def test_energy_is_null_with_the_reason_where_nothing_counts_it(path, images, mo
         ({"images": np.zeros((2, 3, 16, 16))}, ["float64", "float32"]),
         ({"images": np.full((2, 3, 16, 16), np.nan, np.float32)}, ["NaN"]),
         ({"backend": "tpu"}, ["'tpu'"]),
+        ({"baselines": ["a/own.onnx", "mine.onnx", "b/own.onnx"]}, ["two baselines are called own.onnx"]),
     ],
     ids=str,
 )
