@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from rich.table import Table
 
 from rnp_deploy.atomic import check_parent, write_atomically
 from rnp_deploy.benchmarking.benchmark import benchmark
+from rnp_deploy.benchmarking.csv_report import csv_from_report
+from rnp_deploy.benchmarking.html_report import html_from_report, require_page
 from rnp_deploy.benchmarking.inputs import Inputs, load_inputs, random_inputs
+from rnp_deploy.benchmarking.report import RANDOM_STAMP
 from rnp_deploy.benchmarking.settings import BenchSettings
 from rnp_deploy.bundle.reading import read_manifest
 from rnp_deploy.engines.backends import BACKENDS, DEVICES
@@ -110,7 +114,9 @@ def _batch_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
 )
-@click.option("--pieces", "all_pieces", is_flag=True, help="Print the times of every branch.")
+@click.option(
+    "--pieces", "all_pieces", is_flag=True, help="Print every branch, not the worst that do not pay."
+)
 @click.option("--records", is_flag=True, help="Every run and request in the JSON report.")
 @click.option(
     "--json",
@@ -132,35 +138,38 @@ def main(
     csv_file: Path | None, html_file: Path | None, calibrate: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Time the bundle or engine set at PATH: beside static graphs, by branch, path, part, load and price."""
+    if calibrate and (csv_file or html_file):
+        raise click.UsageError("--calibrate writes no report: leave --csv and --html out")
+    if csv_file is not None and html_file is not None and csv_file.resolve() == html_file.resolve():
+        raise click.UsageError(f"--csv and --html are both {csv_file}")
     for file in (csv_file, html_file):
         if file is not None:
             check_parent(file)  # now, not after minutes of measuring
-    inputs = _inputs(path, data, use_random, images, accuracy, settings["batch"], settings["seed"])
+    if html_file is not None:
+        require_page()
+    largest = max((settings["batch"], *settings["batches"]))
+    inputs = _inputs(path, data, use_random, images, accuracy, largest, settings["seed"])
     with progress_on_stderr() as progress:
         if calibrate:
             curve = _calibrated(path, inputs, settings, progress)
-            print_json(curve.model_dump(mode="json")) if as_json else print_table(_curve_table(curve))
+            print_json(curve.model_dump(mode="json")) if as_json else print_table(_curve_table(curve, inputs))
             return
         report = benchmark(
             path,
             inputs,
             BenchSettings(**settings),
-            command=" ".join(["rnp-bench", *sys.argv[1:]]),
+            command=shlex.join(["rnp-bench", *sys.argv[1:]]),
             progress=progress,
         )
     if csv_file is not None:
-        from rnp_deploy.benchmarking.csv_report import csv_from_report
-
         write_atomically(csv_file, csv_from_report(report))
     if html_file is not None:
-        from rnp_deploy.benchmarking.html_report import html_from_report
-
         write_atomically(html_file, html_from_report(report))
     print_json(report.model_dump(mode="json")) if as_json else print_report(report, all_pieces=all_pieces)
 
 
 def _inputs(
-    path: Path, data: str | None, use_random: bool, images: int, accuracy: bool, batch: int, seed: int
+    path: Path, data: str | None, use_random: bool, images: int, accuracy: bool, largest: int, seed: int
 ) -> Inputs:
     if (data is None) != use_random:
         raise click.UsageError(
@@ -170,7 +179,7 @@ def _inputs(
         )
     manifest = read_manifest(path)
     inputs = (
-        random_inputs(manifest, min(images, max(_RANDOM_IMAGES, batch)), seed)
+        random_inputs(manifest, min(images, max(_RANDOM_IMAGES, largest)), seed)
         if data is None
         else load_inputs(data, manifest, images)
     )
@@ -187,8 +196,9 @@ def _calibrated(path: Path, inputs: Inputs, settings: dict[str, Any], progress: 
     return calibrate_engine_set(path, inputs.images, data=inputs.name, progress=progress, **how)
 
 
-def _curve_table(curve: LatencyCurve) -> Table:
-    table = Table(title=f"batch {curve.batch}, {curve.images} images of {curve.data}")
+def _curve_table(curve: LatencyCurve, inputs: Inputs) -> Table:
+    stamp = f"; {RANDOM_STAMP}" if inputs.random else ""
+    table = Table(title=f"batch {curve.batch}, {curve.images} images of {curve.data}{stamp}")
     for heading in ("penalty", "MACs %", "p50 ms", "p95 ms"):
         table.add_column(heading, justify="right")
     for point in curve.points:

@@ -34,7 +34,7 @@ def print_report(report: BenchReport, *, all_pieces: bool = False) -> None:
 
     Args:
         report: Tables of random inputs carry its stamp in their titles.
-        all_pieces: Every piece that is not faster than the next wider one, not the worst few.
+        all_pieces: Every piece, not the worst few of those that are not faster than the next wider one.
     """
     stamp = "" if report.data.stamp is None else f" ({report.data.stamp})"
     for title, headings, rows in _tables(report, all_pieces=all_pieces):
@@ -57,7 +57,7 @@ def _tables(report: BenchReport, *, all_pieces: bool) -> Iterator[tuple[str, Seq
     yield _split(report)
     yield _decisions(report)
     yield _paths(report)
-    yield _pieces(report, most=None if all_pieces else _MOST_PIECES)
+    yield _pieces(report, all_pieces=all_pieces)
     yield _expected(report)
     yield _load(report)
     yield _highest(report)
@@ -133,16 +133,18 @@ def _paths(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
     return title, ["path", "images", "%", "MACs %", "p50 ms"], rows
 
 
-def _pieces(report: BenchReport, most: int | None) -> tuple[str, Sequence[str], _Rows]:
+def _pieces(report: BenchReport, *, all_pieces: bool) -> tuple[str, Sequence[str], _Rows]:
     slow = pieces_that_do_not_pay(report)
+    others = [(piece, None) for piece in report.pieces if piece.not_faster_than is None]
+    shown = [*slow, *others] if all_pieces else slow[:_MOST_PIECES]
     rows = [
         [
             piece.file, options_text(piece.options), number(piece.p50_ms), number(piece.gmacs_per_s),
             options_text(piece.not_faster_than), number(wider.p50_ms if wider else None),
         ]
-        for piece, wider in slow[:most]
+        for piece, wider in shown
     ]  # fmt: skip
-    worst = "" if len(rows) == len(slow) else f"; the {len(rows)} worst"
+    worst = "" if len(rows) >= len(slow) else f"; the {len(rows)} worst"
     title = f"{len(slow)} of {len(report.pieces)} pieces are not faster than the next wider one{worst}"
     return title, ["piece", "options", "p50 ms", "GMAC/s", "wider options", "wider p50 ms"], rows
 

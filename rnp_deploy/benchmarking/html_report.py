@@ -23,7 +23,7 @@ from rnp_deploy.benchmarking.report_text import (
 )
 from rnp_deploy.errors import MissingRuntimeError
 
-__all__ = ["html_from_report"]
+__all__ = ["html_from_report", "require_page"]
 
 _HEAT_RGB = (0, 114, 178)
 
@@ -36,11 +36,10 @@ def html_from_report(report: BenchReport) -> str:
     Raises:
         MissingRuntimeError: Jinja2 or matplotlib is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as err:
-        raise MissingRuntimeError("the page needs Jinja2; pip install 'rnp-deploy[bench]'") from err
+    require_page()
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -72,6 +71,17 @@ def html_from_report(report: BenchReport) -> str:
     )
 
 
+def require_page() -> None:
+    """What a page needs, so that it is missed before minutes of measuring; raises MissingRuntimeError."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
+    except ImportError as err:
+        raise MissingRuntimeError(
+            "a page needs Jinja2 and matplotlib; pip install 'rnp-deploy[bench]'"
+        ) from err
+
+
 def _heat(report: BenchReport) -> list[dict[str, Any]]:
     """A row per decision: its convolution, the share of the images and a colour per option."""
     rows = []
@@ -94,7 +104,7 @@ def _energies(report: BenchReport) -> list[tuple[str, Energy]]:
             rows.append((contender.name, contender.energy))
         elif contender.energy.reason is not None:
             without.setdefault(contender.energy, []).append(contender.name)
-    return rows + [(", ".join(names), energy) for energy, names in without.items()]
+    return rows + [("; ".join(names), energy) for energy, names in without.items()]
 
 
 def _colours(part: float) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,19 +39,22 @@ def image_reports(
         most: Images in a list; of fewer than twice as many, each list has half. Of images that cost the same
             the first come first.
 
-    Raises:
-        MissingRuntimeError: Pillow is not installed.
+    Returns:
+        Without thumbnails where Pillow is not installed.
     """
     predicted = outputs.reshape(len(outputs), -1).argmax(axis=1)
 
     def report(i: int) -> ImageReport:
+        picture = None
+        with suppress(MissingRuntimeError):
+            picture = thumbnail(images[i], manifest.preprocessing)
         return ImageReport(
             index=i,
             macs_share=int(macs[i]) / manifest.macs,
             options=tuple(options[i].tolist()),
             predicted=_class_name(int(predicted[i]), manifest.classes),
             label=None if labels is None else _class_name(int(labels[i]), manifest.classes),
-            thumbnail=thumbnail(images[i], manifest.preprocessing),
+            thumbnail=picture,
         )
 
     half = (len(images) + 1) // 2

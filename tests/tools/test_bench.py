@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from PIL import Image
 from commands import failure, json_report, success
 from rnp_deploy import Controller
 from rnp_deploy.benchmarking.report import BenchReport
+from rnp_deploy.benchmarking.settings import BenchSettings
+from rnp_deploy.errors import InputError
+from rnp_deploy.tools import bench
 from rnp_deploy.tools.bench import main
 
 QUICK = ["--duration-s", "0", "--min-runs", "2", "--threads", "1"]
@@ -141,6 +146,10 @@ def test_compare_is_a_command_of_its_own(bundle, labelled, tmp_path):
         (["--random", "--batches", "1,two"], "parted by commas"),
         (["--random", "--batches", "0"], "1 image or more"),
         (["--random", "--min-runs", "1"], "min-runs"),
+        (["--random", "--csv", "a", "--html", "./a"], "--csv and --html are both a"),
+        (["--random", "--calibrate", "--csv", "a"], "--calibrate writes no report"),
+        (["--random", "--calibrate", "--html", "a"], "--calibrate writes no report"),
+        (["--random", "--csv", "/"], "is a directory"),
         (["--random", "--scenario", "rush hour"], "scenario"),
     ],
     ids=str,
@@ -188,6 +197,77 @@ def test_nothing_is_written_where_measuring_fails(bundle, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """What the benchmark would be called with, of which there is no report."""
+    calls = []
+
+    def called(path, inputs, settings, **how):
+        calls.append((inputs, settings, how))
+        raise InputError("not measured")
+
+    monkeypatch.setattr(bench, "benchmark", called)
+    return calls
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+def test_what_a_page_needs_is_missed_before_it_is_measured(bundle, tmp_path, unmeasured, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    words = failure(main, [bundle, "--random", "--html", tmp_path / "a.html"])
+    assert "rnp-deploy[bench]" in words and unmeasured == []
+
+
+def test_every_option_reaches_the_settings(bundle, unmeasured, monkeypatch):
+    flags = [
+        "--batches",
+        "1,100",
+        "--backend",
+        "torch",
+        "--device",
+        "cpu",
+        "--bundle",
+        "b",
+        "--baseline",
+        "a.onnx",
+    ]
+    flags += [
+        "--baseline",
+        "my b.onnx",
+        "--scenario",
+        "offline",
+        "--qps",
+        3,
+        "--slo-ms",
+        4,
+        "--most-batch",
+        5,
+    ]
+    flags += [
+        "--duration-s",
+        6,
+        "--min-runs",
+        7,
+        "--seed",
+        8,
+        "--penalty",
+        9,
+        "--records",
+        "--balance",
+        "--threads",
+        2,
+    ]
+    monkeypatch.setattr(sys, "argv", ["x", "--baseline", "my b.onnx"])
+    failure(main, [bundle, "--random", *flags])
+    ((inputs, settings, how),) = unmeasured
+    assert settings == BenchSettings(
+        backend="torch", device="cpu", threads=2, penalty=9, bundle=Path("b"), batches=(1, 100), scenario="offline",
+        baselines=(Path("a.onnx"), Path("my b.onnx")), qps=3, slo_ms=4, most_batch=5, duration_s=6, min_runs=7, seed=8,
+        records=True, balance=True,
+    )  # fmt: skip
+    assert len(inputs.images) == 100, "enough for every size"
+    assert how["command"] == "rnp-bench --baseline 'my b.onnx'"
+
+
 def test_calibrate_writes_the_curve_into_the_engine_set(engine_set, tmp_path):
     import shutil
 
@@ -198,3 +278,4 @@ def test_calibrate_writes_the_curve_into_the_engine_set(engine_set, tmp_path):
         assert controller.latency_curves[0].runs == report["runs"] >= 20
     shown = success(main, [tmp_path / "engines", "--random", *QUICK, "--min-runs", 20, "--calibrate"]).stdout
     assert "p95 ms" in shown
+    assert STAMP in " ".join(shown.split())

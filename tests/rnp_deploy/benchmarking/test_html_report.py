@@ -103,7 +103,7 @@ def test_sections_without_data_are_left_out():
         ("branch of features.3", "2 1,3 0.364 22.25 8.100 1,4 0.236"),
         ("controller 400.0", "400 of 600 stopped early 60.0 no"),
         ("round-up 16", "round-up 16 45.30 2.831 353.2 90"),
-        ("static 25 %, static 50 %", "option 1 held, mine.onnx – – RAPL counters cannot be read"),  # noqa: RUF001
+        ("static 25 %; static 50 %", "option 1 held; mine.onnx – – RAPL counters cannot be read"),  # noqa: RUF001
         ("manifest_sha256", "ab" * 32),
         ("cpu.model", "AMD EPYC 7B13"),
         ("cpu.governor", "null"),

@@ -69,6 +69,13 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch):
         thumbnail(np.zeros((3, 2, 2), np.float32), None)
 
 
+def test_without_pillow_images_are_told_of_without_a_picture(shown, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    reports, _ = shown
+    cheapest, dearest = reports([1, 2])
+    assert [(one.index, one.thumbnail) for one in (*cheapest, *dearest)] == [(0, None), (1, None)]
+
+
 @pytest.fixture
 def shown(exported):
     manifest = read_manifest(exported("chain").path)
