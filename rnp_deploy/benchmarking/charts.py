@@ -26,13 +26,12 @@ _GREY, _STAMP = "#767676", "#a33c00"
 _BY_KIND = {
     "controller": (_BLUE, "-"),
     "given": (_SKY, "--"),
-    "held": (_SKY, ":"),
     "dense": (_RED, "-"),
     "nearest": (_PINK, "--"),
     "single-file": (_ORANGE, "-."),
     "baseline": (_GREEN, "-."),
 }
-_GREYS = ("#b0b0b0", "#8c8c8c", "#5f5f5f", "#303030")
+_UNIFORM = {"static": "-", "held": ":"}  # in greys, the narrower the darker
 _PARTS = (_BLUE, _ORANGE, _PINK, _GREEN, _GREY)
 _POLICIES = {
     "regroup": (_BLUE, "o-"),
@@ -112,11 +111,12 @@ def _latencies(figure: Figure, report: BenchReport) -> str | None:
     shown = [contender for contender in report.contenders if contender.latency.quantiles_ms]
     if not shown:
         return None
-    axes, statics = figure.subplots(), 0
+    axes = figure.subplots()
+    widest = max((option for contender in shown for option in contender.options or ()), default=1)
     for contender in shown:
-        if contender.kind == "static":
-            colour, line = _GREYS[statics % len(_GREYS)], "-"
-            statics += 1
+        if contender.kind in _UNIFORM:
+            option = contender.options[0] if contender.options else widest
+            colour, line = f"{0.15 + 0.6 * option / widest:.3f}", _UNIFORM[contender.kind]
         else:
             colour, line = _BY_KIND[contender.kind]
         quantiles = contender.latency.quantiles_ms
@@ -174,7 +174,10 @@ def _balance(figure: Figure, report: BenchReport) -> str | None:
             else _bars(accuracy, 100 * point.accuracy_low, 100 * point.accuracy_high),
             fmt="o", color=_BLUE, markerfacecolor=_BLUE if point.pareto else "white", elinewidth=0.9, capsize=2,
         )  # fmt: skip
-        axes.annotate(f"{point.penalty:.4g}", (ms, accuracy), (4, -9), textcoords="offset points", fontsize=7)
+        if point.pareto:  # the others crowd
+            axes.annotate(
+                f"{point.penalty:.4g}", (ms, accuracy), (4, -9), textcoords="offset points", fontsize=7
+            )
     best = sorted((point.p50.ms, 100 * (point.accuracy or 0)) for point in labelled if point.pareto)
     axes.plot([ms for ms, _ in best], [accuracy for _, accuracy in best], "-", color=_BLUE, linewidth=0.8)
     axes.plot([], [], "o", color=_BLUE, label="controller by penalty, Pareto")
@@ -333,7 +336,7 @@ def _latency_label(report: BenchReport) -> str:
     return "ms" if batch == 1 else f"ms for a batch of {batch}"
 
 
-def _short(name: str, most: int = 26) -> str:
+def _short(name: str, most: int = 32) -> str:
     """Without what XML forbids; the middle is left out of what is long."""
     name = "".join(letter if letter.isprintable() else "�" for letter in name)
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-most // 2 + 1 :]}"

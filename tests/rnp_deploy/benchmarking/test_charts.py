@@ -71,7 +71,7 @@ def test_text_stays_text_and_names_are_cut_not_parsed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chart = charts_from_report(hostile_report())["latencies"]
-    assert "<script>alert…nv.blocks.co" in texts(chart)
+    assert "<script>alert(1)….conv.blocks.co" in texts(chart)
     assert "<script" not in chart.svg
     first, *others = labelled_report().contenders
     named = first.model_copy(update={"name": "$x_1$\n\x00"})
@@ -89,8 +89,14 @@ def test_each_kind_keeps_its_colour(charts):
     for name in ("latencies", "load"):
         assert BLUE in charts[name].svg and RED in charts[name].svg
     statics = [one for one in labelled_report().contenders if one.kind == "static"]
-    grey = drawn(contenders=tuple(statics))["latencies"].svg
-    assert BLUE not in grey and "#b0b0b0" in grey and "#8c8c8c" in grey and "#5f5f5f" in grey
+    held = [one.model_copy(update={"kind": "held", "name": f"held {one.name}"}) for one in statics]
+    svg = drawn(contenders=(*statics, *held))["latencies"].svg
+    lines = re.findall(
+        r'style="fill: none; (?:stroke-dasharray: ([^;]+); .*?)?stroke: (#\w{6}); stroke-width: 1.3', svg
+    )
+    greys = ["#595959", "#8c8c8c", "#bfbfbf"]
+    assert len(set(lines)) == 6, "a line of its own for each"
+    assert sorted({colour for _, colour in lines}) == greys
     (mine,) = [one for one in labelled_report().contenders if one.kind == "baseline"]
     assert GREEN in drawn(contenders=(mine,))["latencies"].svg
 
@@ -154,8 +160,9 @@ def test_distributions_reach_from_none_to_all():
 
 
 def test_balance_is_accuracy_over_latency_or_latency_over_penalty(charts):
-    assert {"accuracy, %", "p50, ms", "dense network", "0.003"} <= set(texts(charts["balance"]))
+    assert {"accuracy, %", "p50, ms", "dense network", "0.001"} <= set(texts(charts["balance"]))
     assert "2.400 ms, 93.96 %" in charts["balance"].description
+    assert "0.003" not in texts(charts["balance"]), "not a Pareto point"
     assert "3.000 ms" not in charts["balance"].description, "not a Pareto point"
     without = charts_from_report(random_inputs_report())["balance"]
     assert {"penalty", "p50, ms", "dense network", "0.001"} <= set(texts(without))
@@ -182,6 +189,26 @@ def test_load_is_drawn_from_two_rates_on(charts):
     assert "load" not in drawn(load=load.model_copy(update={"runs": load.runs[:1]}))
     offline = tuple(run.model_copy(update={"offered_qps": None}) for run in load.runs)
     assert "load" not in drawn(load=load.model_copy(update={"runs": offline}))
+
+
+def test_lines_are_of_the_numbers_they_are_named_after(charts):
+    """Heights of points are in proportion to the values; both axes are linear."""
+    report = labelled_report()
+    dense = [
+        (run.offered_qps, run.latency.p99.ms) for run in report.load.runs if run.contender == "dense network"
+    ]
+    regroup = [
+        (point.batch, point.ms_per_image) for point in report.batches.points if point.policy == "regroup"
+    ]
+    macs = [(point.penalty, point.macs_share) for point in report.balance.points]
+    for name, colour, values in (("load", RED, dense), ("batches", BLUE, regroup), ("macs", BLUE, macs)):
+        heights = [-y for _, y in points(charts[name], f"fill: none; stroke: {colour}")]
+        assert len(heights) == len(values) > 3
+        between = [
+            [(y - each[0]) / (each[-1] - each[0]) for y in each]
+            for each in (heights, [value for _, value in sorted(values)])
+        ]
+        assert between[0] == pytest.approx(between[1], abs=1e-3), name
 
 
 def test_batches_are_marked_at_the_sizes_that_were_swept(charts):
