@@ -211,6 +211,46 @@ def test_lines_are_of_the_numbers_they_are_named_after(charts):
         assert between[0] == pytest.approx(between[1], abs=1e-3), name
 
 
+def test_the_load_is_drawn_by_p99():
+    load = labelled_report().load
+    assert load is not None
+    runs = []
+    for run, ms in zip(load.runs, (1.0, 5.0, 2.0, 7.0), strict=False):
+        p99 = run.latency.p99.model_copy(update={"ms": ms})
+        runs.append(run.model_copy(update={"latency": run.latency.model_copy(update={"p99": p99})}))
+    heights = [
+        -y
+        for _, y in points(
+            drawn(load=load.model_copy(update={"runs": tuple(runs)}))["load"], f"stroke: {BLUE}"
+        )
+    ]
+    assert sorted(range(4), key=heights.__getitem__) == [0, 2, 1, 3]
+
+
+def marks(chart, style):
+    """Where marks of a style stand, x and y upwards."""
+    nodes = ElementTree.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}use")
+    return [
+        (float(n.attrib["x"]), -float(n.attrib["y"])) for n in nodes if style in n.attrib.get("style", "")
+    ]
+
+
+def test_points_stand_where_their_numbers_are():
+    report = labelled_report()
+    one, two = (
+        report.pieces[0].model_copy(update={"intensity": x, "gmacs_per_s": y}) for x, y in ((1, 10), (2, 5))
+    )
+    first, second = marks(drawn(pieces=(one, two))["roofline"], f"fill: {BLUE}")[:2]  # then the legend
+    assert first[0] < second[0] and first[1] > second[1]
+    assert report.balance is not None
+    fast, slow = report.balance.points[-1], report.balance.points[0]
+    balance = report.balance.model_copy(update={"points": (slow, fast.model_copy(update={"pareto": False}))})
+    chart = drawn(balance=balance)["balance"]
+    pareto, other = marks(chart, f"fill: {BLUE}; stroke")[0], marks(chart, "fill: #ffffff; stroke")[0]
+    dense = marks(chart, f"fill: {RED}; stroke")[0]
+    assert other[0] < pareto[0] < dense[0] and other[1] < dense[1] < pareto[1]
+
+
 def test_batches_are_marked_at_the_sizes_that_were_swept(charts):
     assert {"1", "2", "4", "8", "16", "regroup", "serial", "round-up", "dense"} <= set(
         texts(charts["batches"])

@@ -35,6 +35,8 @@ def test_a_row_per_contender_with_its_numbers_in_full():
     p99_9 = controller.latency.p99_9
     assert p99_9 is not None
     assert float(first["p99_9_low_ms"]) == p99_9.low_ms != float(first["p99_9_high_ms"]) == p99_9.high_ms
+    for name in ("p50", "p90", "p95", "p99", "p99_9"):
+        assert float(first[f"{name}_ms"]) == getattr(controller.latency, name).ms
     assert (first["runs"], first["kind"], first["batch"]) == ("1412", "controller", "1")
     assert float(first["joules_per_image"]) == controller.energy.joules_per_image
     assert (first["path"], first["data"]) == (report.subject.path, report.data.name)
