@@ -51,13 +51,7 @@ class Subject:
     def __init__(self, place: Place, opened: Opened, bundle: Bundle) -> None:
         self.place, self.memory, self.bundle = place, opened.memory, bundle
         self._opened = opened
-        self.controller = Controller(
-            bundle.manifest,
-            opened.open_engine,
-            plan=opened.source.plan,
-            memory=opened.memory,
-            max_batch=opened.max_batch,
-        )
+        self.controller = Controller.over(opened)
 
     def keep(self, images: Images) -> Any:
         """Images in the backend's memory."""

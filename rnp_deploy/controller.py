@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,9 @@ from rnp_deploy.plan import Plan, plan_of_bundle
 from rnp_deploy.preloading import common_files, files_by_use
 from rnp_deploy.run_inputs import checked_images, checked_options, checked_penalty
 from rnp_deploy.workspace import MemoryLayout, Workspaces
+
+if TYPE_CHECKING:
+    from rnp_deploy.engines.backends import Opened
 
 __all__ = ["Controller", "Result"]
 
@@ -151,6 +155,26 @@ class Controller:
         from rnp_deploy.engines.backends import open_backend
 
         opened = open_backend(path, backend, device, threads, cache_dir)
+        controller = cls.over(opened, threads=threads, memory_budget_bytes=memory_budget_bytes)
+        try:
+            if preload != "none":
+                controller.preload(common_only=preload == "common")
+        except BaseException:
+            controller.close()
+            raise
+        return controller
+
+    @classmethod
+    def over(
+        cls, opened: Opened, *, threads: int | None = None, memory_budget_bytes: int | None = None
+    ) -> Controller:
+        """Make a controller over an open backend.
+
+        Args:
+            opened: By :func:`rnp_deploy.engines.backends.open_backend`.
+            threads: That it was opened with: those latency curves are kept that were measured with them.
+            memory_budget_bytes: As for :meth:`load`.
+        """
         controller = cls(
             opened.source.manifest,
             opened.open_engine,
@@ -161,12 +185,6 @@ class Controller:
             max_batch=opened.max_batch,
         )
         controller.backend, controller.device = opened.backend, opened.device
-        try:
-            if preload != "none":
-                controller.preload(common_only=preload == "common")
-        except BaseException:
-            controller.close()
-            raise
         return controller
 
     def preload(self, *, common_only: bool = False) -> None:

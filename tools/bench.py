@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 
 from rnp_deploy.atomic import check_parent, write_atomically
@@ -30,6 +31,22 @@ from rnp_deploy.tools.command import RnpCommand, print_json, print_table, progre
 __all__ = ["main"]
 
 _RANDOM_IMAGES = 64
+_CALIBRATING = frozenset(
+    [
+        "path",
+        "data",
+        "use_random",
+        "images",
+        "accuracy",
+        "batch",
+        "threads",
+        "duration_s",
+        "min_runs",
+        "seed",
+        "as_json",
+        "calibrate",
+    ]
+)
 
 
 class _BenchCommand(RnpCommand):
@@ -138,8 +155,8 @@ def main(
     csv_file: Path | None, html_file: Path | None, calibrate: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Time the bundle or engine set at PATH: beside static graphs, by branch, path, part, load and price."""
-    if calibrate and (csv_file or html_file):
-        raise click.UsageError("--calibrate writes no report: leave --csv and --html out")
+    if calibrate:
+        _refuse_all_but(_CALIBRATING)
     if csv_file is not None and html_file is not None and csv_file.resolve() == html_file.resolve():
         raise click.UsageError(f"--csv and --html are both {csv_file}")
     for file in (csv_file, html_file):
@@ -166,6 +183,17 @@ def main(
     if html_file is not None:
         write_atomically(html_file, html_from_report(report))
     print_json(report.model_dump(mode="json")) if as_json else print_report(report, all_pieces=all_pieces)
+
+
+def _refuse_all_but(names: frozenset[str]) -> None:
+    """Options that were given and would have no say; raises UsageError."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in names:
+            raise click.UsageError(
+                f"--calibrate writes a latency curve, and no report: leave {parameter.opts[0]} out"
+            )
 
 
 def _inputs(

@@ -123,14 +123,15 @@ def _paths(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
     decisions = report.decisions
     rows = [
         [
-            options_text(path.options), str(path.images), share(path.share), share(path.macs_share), number(path.p50_ms)
+            options_text(path.options), str(path.images), share(path.share), share(path.macs_share), number(path.p50_ms),
+            share(path.accuracy, 2),
         ]
         for path in decisions.paths[:_MOST_PATHS]
     ]  # fmt: skip
     title = (
         f"most frequent of {decisions.distinct_paths} paths; entropy {decisions.path_entropy_bits:.2f} bits"
     )
-    return title, ["path", "images", "%", "MACs %", "p50 ms"], rows
+    return title, ["path", "images", "%", "MACs %", "p50 ms", "accuracy %"], rows
 
 
 def _pieces(report: BenchReport, *, all_pieces: bool) -> tuple[str, Sequence[str], _Rows]:

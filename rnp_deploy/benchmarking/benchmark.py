@@ -26,6 +26,7 @@ from rnp_deploy.benchmarking.contenders import (
     deciding,
     dense_entry,
     entries_of,
+    is_right,
     outputs_of,
     run_records,
 )
@@ -103,7 +104,7 @@ def benchmark(
     _check(inputs, settings)
     opened = open_backend(path, settings.backend, settings.device, settings.threads, "")
     with (
-        _controller(opened) as controller,
+        Controller.over(opened) as controller,
         open_measured(path, settings.backend, settings.device, settings.threads) as measured,
     ):
         bundle = rival_bundle(opened, settings.bundle)
@@ -117,18 +118,6 @@ def benchmark(
             Path(path), inputs, settings, opened, controller, measured, bundle, baselines, progress
         )
         return bench.report(command)
-
-
-def _controller(opened: Opened) -> Controller:
-    controller = Controller(
-        opened.source.manifest,
-        opened.open_engine,
-        plan=opened.source.plan,
-        memory=opened.memory,
-        max_batch=opened.max_batch,
-    )
-    controller.backend, controller.device = opened.backend, opened.device
-    return controller
 
 
 @dataclass(frozen=True)
@@ -160,7 +149,8 @@ class _Bench:
             self.controller, rivals, decided.options, batch=settings.batch, penalty=settings.penalty,
             timed_images=timed_images,
         )  # fmt: skip
-        dense = dense_entry(entries)
+        dense, labels = dense_entry(entries), self.inputs.labels
+        correct = None if labels is None else is_right(decided.outputs, labels)
         load, requests = self._load(dense)  # first, since it fails where no rate keeps the limit
         measurement = self._timed({entry.name: entry.run for entry in entries}, parts)
         timed = measurement.timed
@@ -184,7 +174,9 @@ class _Bench:
             ),
             contenders=contenders,
             split=split,
-            decisions=decision_report(decided.options, decided.macs, manifest, self._path_ms(timed, decided)),
+            decisions=decision_report(
+                decided.options, decided.macs, manifest, self._path_ms(timed, decided), correct
+            ),
             pieces=pieces,
             expected=expected,
             load=load,
@@ -245,13 +237,13 @@ class _Bench:
             self.measured.run(part, penalty=settings.penalty)
 
         plain = deciding(self.controller, settings.penalty)
-        whole_ms = self._timed({"plain": plain, "measured": measured}, parts).timed["plain"].latencies_ms
-        runs = self.measured.take()[-len(whole_ms) :]  # those before warmed up
+        whole = self._timed({"plain": plain, "measured": measured}, parts).timed["plain"]
+        runs = self.measured.take()[-len(whole.batch_of) :]  # those before warmed up
         within = agent_call_ms(
             self.path, settings.backend, settings.device, settings.threads, parts[:_PIECE_BATCHES],
             penalty=settings.penalty,
         )  # fmt: skip
-        return split_report(runs, whole_ms, within)
+        return split_report(runs, whole.latencies_ms, whole.batch_of, within)
 
     def _pieces(self, parts: Sequence[Images], decided: _Decided) -> tuple[tuple[PieceReport, ...], Expected]:
         """Every branch, and what the plain controller takes meanwhile, beside what its branches let expect."""
@@ -264,6 +256,7 @@ class _Bench:
             self.measured,
             self.inputs.images,
             beside=lambda: self.controller.run(next(turns), penalty=settings.penalty),
+            penalty=settings.penalty,
             batch=settings.batch,
             min_runs=2 * _PIECE_BATCHES,
             duration_s=settings.duration_s,
@@ -403,8 +396,5 @@ def _check(inputs: Inputs, settings: BenchSettings) -> None:
     if settings.min_runs < 2:
         raise InputError(f"min_runs is {settings.min_runs}; a median with an interval needs 2 runs or more")
     check_scenario(settings.scenario, settings.qps, settings.slo_ms)
-    names = [Path(file).name for file in settings.baselines]
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"baselines are named {', '.join(names)}; a report needs a name for each: rename one"
-        )
+    if settings.scenario != "single-stream" and settings.duration_s <= 0:
+        raise InputError(f"duration_s is {settings.duration_s}; a load needs seconds above 0")

@@ -103,6 +103,11 @@ def compare_reports(
     _check_alike(a, b)
     in_a, in_b = ({one.name: one for one in report.contenders} for report in (a, b))
     dense = (_dense(a, "A"), _dense(b, "B")) if relative_to_dense else ()
+    for name in [name for name, one in in_a.items() if name in in_b and one.options != in_b[name].options]:
+        del (
+            in_a[name],
+            in_b[name],
+        )  # the nearest graph of each, which is another: no news, and nothing to compare
     names = [name for name, one in in_a.items() if name in in_b and not (dense and one.kind == "dense")]
     if not names:
         raise InputError(

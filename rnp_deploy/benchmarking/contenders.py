@@ -22,6 +22,7 @@ __all__ = [
     "contender_reports",
     "dense_entry",
     "entries_of",
+    "is_right",
     "outputs_of",
     "run_records",
 ]
@@ -106,23 +107,27 @@ def contender_reports(
     batch: int,
 ) -> tuple[ContenderReport, ...]:
     """What is reported of each, in their order; ``timed``, accuracies and energies are by name."""
-    dense_ms = float(np.median(timed[dense_entry(entries).name].latencies_ms))
+    latencies = {
+        entry.name: latency_report(runs.latencies_ms, runs.batch_of, device_ms=runs.device_ms)
+        for entry, runs in ((entry, timed[entry.name]) for entry in entries)
+    }
+    dense_ms = latencies[dense_entry(entries).name].typical_ms
     reports = []
     for entry in entries:
-        runs = timed[entry.name]
-        speedup = dense_ms / float(np.median(runs.latencies_ms))
+        latency = latencies[entry.name]
+        speedup = dense_ms / latency.typical_ms
         reports.append(
             ContenderReport(
                 name=entry.name,
                 kind=entry.kind,
                 options=entry.options,
-                latency=latency_report(runs.latencies_ms, runs.batch_of, device_ms=runs.device_ms),
+                latency=latency,
                 macs_share=entry.macs_share,
                 speedup=speedup,
                 efficiency=None if entry.macs_share is None else speedup * entry.macs_share,
                 accuracy=accuracies.get(entry.name),
                 nearest=entry.nearest,
-                images_per_s=1e3 * batch / float(np.mean(runs.latencies_ms)),
+                images_per_s=1e3 * batch / latency.mean_ms,
                 energy=energies[entry.name],
             )
         )
@@ -131,7 +136,13 @@ def contender_reports(
 
 def accuracy_of(outputs: NDArray[Any], labels: NDArray[np.int64]) -> float:
     """Share of ``outputs`` ``[N, ...]`` whose largest value is that of the label."""
-    return float((outputs.reshape(len(labels), -1).argmax(axis=1) == labels).mean())
+    return float(is_right(outputs, labels).mean())
+
+
+def is_right(outputs: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """``[N]``, whether the largest value of ``outputs`` ``[N, ...]`` is that of the label."""
+    right: NDArray[np.bool_] = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
+    return right
 
 
 def outputs_of(run: Contender, images: Images, batch: int) -> NDArray[Any]:

@@ -19,6 +19,7 @@ def decision_report(
     macs: NDArray[np.int64],
     manifest: Manifest,
     path_latencies: Mapping[tuple[int, ...], float],
+    correct: NDArray[np.bool_] | None = None,
     most: int = 20,
 ) -> DecisionReport:
     """Count options and paths.
@@ -28,13 +29,17 @@ def decision_report(
         macs: ``[N]``, of the backbone.
         manifest: That they are of.
         path_latencies: Path → p50 in ms, where it was timed.
+        correct: ``[N]``, whether the network was right; None: nobody knows.
         most: Paths to list; of equally frequent ones the narrower first.
     """
     counts = tuple(
         tuple(np.bincount(column, minlength=k + 1)[1:].tolist())
         for column, k in zip(options.T, manifest.option_counts, strict=True)
     )
-    paths, first, images = np.unique(options, axis=0, return_index=True, return_counts=True)
+    paths, first, path_of, images = np.unique(
+        options, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    path_of = path_of.reshape(-1)
     frequent = np.argsort(-images, kind="stable")[:most]
     return DecisionReport(
         counts=counts,
@@ -48,6 +53,7 @@ def decision_report(
                 share=float(images[i] / len(options)),
                 macs_share=float(macs[first[i]] / manifest.macs),
                 p50_ms=path_latencies.get(tuple(paths[i].tolist())),
+                accuracy=None if correct is None else float(correct[path_of == i].mean()),
             )
             for i in frequent
         ),

@@ -62,6 +62,7 @@ def time_pieces(
     images: NDArray[np.float32],
     *,
     beside: Callable[[], object] | None = None,
+    penalty: float | None = None,
     batch: int = 1,
     min_runs: int = 20,
     duration_s: float = 3.0,
@@ -79,6 +80,7 @@ def time_pieces(
         images: float32 ``[N, C, H, W]``, N ≥ ``batch``.
         beside: Run once a round, such as the plain controller on the next of its batches; for
             :func:`expected_latency`, so that what else the machine does falls on both alike.
+        penalty: Of the agent's own runs.
         batch: Images of a run.
         min_runs: Rounds at least, and so runs of each piece.
         duration_s: Seconds at least, of all paths together.
@@ -104,7 +106,7 @@ def time_pieces(
         def run(_: int, part: Images) -> None:
             measured.take()
             if path is None:
-                measured.run(part, policy="round-up")
+                measured.run(part, penalty=penalty, policy="round-up")
             else:
                 measured.run(part, options=np.tile(path, (batch, 1)))
             runs[path] += measured.take()

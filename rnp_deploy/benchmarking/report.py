@@ -61,6 +61,8 @@ class Latency(Frozen):
     Attributes:
         runs: How many were timed.
         mean_ms: Of all.
+        typical_ms: The mean over batches of the median of each: of images that cost different amounts a mean, in which
+            a pause of the machine does not count.
         cv: Coefficient of variation, 0.025 is 2.5 %, of latencies ÷ the median of their own batch of images, so
             that work which differs by image is no noise. None with fewer than two runs of a batch.
         p50, p90, p95, p99, p99_9: None where the runs are too few to hold one beyond it.
@@ -71,6 +73,7 @@ class Latency(Frozen):
 
     runs: Count
     mean_ms: Milliseconds
+    typical_ms: Milliseconds
     cv: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     p50: Percentile | None = None
     p90: Percentile | None = None
@@ -144,7 +147,7 @@ class ContenderReport(Frozen):
             ``held`` with one option everywhere.
         options: One per decision; None where they are chosen, or not ours.
         macs_share: Mean MACs ÷ the full network's, the agent's included where it ran; None for a baseline.
-        speedup: The dense network's p50 ÷ this p50.
+        speedup: The dense network's ``typical_ms`` ÷ this one's: like the MACs, a mean over images.
         efficiency: ``speedup`` times ``macs_share``: actual ÷ theoretical speed-up.
         accuracy: None without labels, or where it was not looked at.
         nearest: Whether no other path's single graph is nearer in MACs to the controller's mean.
@@ -224,13 +227,17 @@ class PieceReport(Frozen):
 
 
 class PathReport(Frozen):
-    """A choice of options that images took; ``p50_ms`` of batches that took it, None where there was none."""
+    """A choice of options that images took; ``macs_share`` is the backbone's.
+
+    ``p50_ms`` is of batches that took it, None where none was timed; ``accuracy`` of its images, None without labels.
+    """
 
     options: Options
     images: Count
     share: Share
     macs_share: Finite
     p50_ms: Milliseconds | None = None
+    accuracy: Share | None = None
 
 
 class DecisionReport(Frozen):

@@ -286,24 +286,27 @@ def open_measured(
 def split_report(
     runs: Sequence[RunTimes],
     whole_ms: NDArray[np.float64],
+    batch_of: NDArray[np.int64],
     agent_call_ms: Mapping[str, float] | None = None,
 ) -> Split:
-    """The means of measured runs; the slowest 2 % of these and of the plain ones are left out: the machine paused in them.
+    """The means of measured runs, and of plain ones: in 2 % of each, those furthest above their batch's median, the machine paused.
 
     Where pieces hold the agent's nodes and ``agent_call_ms`` is None, ``agent_ms`` is 0 and its time is the pieces'.
 
     Args:
         runs: In which the agent decided.
-        whole_ms: Runs of the plain controller, in turns with these and on the same images.
+        whole_ms: Runs of the plain controller, in turns with these.
+        batch_of: The index of the batch of images of each run, of both alike.
         agent_call_ms: File → the agent's ms within a call of the piece, of
-            :func:`rnp_deploy.benchmarking.agent_nodes.agent_call_ms`, from the same images.
+            :func:`rnp_deploy.benchmarking.agent_nodes.agent_call_ms`.
 
     Raises:
         InputError: No runs.
     """
     if not runs:
         raise InputError("no run was measured; run the measured controller before its split is asked for")
-    runs = sorted(runs, key=lambda run: run.sum_ms)[: _kept(len(runs))]
+    sums_ms = np.array([run.sum_ms for run in runs])
+    runs = [runs[i] for i in _without_pauses(sums_ms, batch_of)]
     within = agent_call_ms or {}
     inside = np.mean([sum(min(ms, within.get(file, 0.0)) for file, ms in run.calls) for run in runs])
     agent, pieces, read_back, regrouping, dispatch = (
@@ -317,7 +320,7 @@ def split_report(
     elif agent:
         source = "steps of its own"
     return Split(
-        whole_ms=float(np.sort(whole_ms)[: _kept(len(whole_ms))].mean()),
+        whole_ms=float(whole_ms[_without_pauses(whole_ms, batch_of)].mean()),
         sum_ms=whole,
         agent_ms=agent,
         pieces_ms=pieces,
@@ -330,5 +333,7 @@ def split_report(
     )
 
 
-def _kept(runs: int) -> int:
-    return runs - runs * _PAUSED_PERCENT // 100
+def _without_pauses(times_ms: NDArray[np.float64], batch_of: NDArray[np.int64]) -> NDArray[np.intp]:
+    typical_ms = {batch: np.median(times_ms[batch_of == batch]) for batch in np.unique(batch_of)}
+    order = np.argsort([ms - typical_ms[batch] for ms, batch in zip(times_ms, batch_of, strict=True)])
+    return order[: len(order) - len(order) * _PAUSED_PERCENT // 100]

@@ -40,10 +40,12 @@ def latency_report(
     if runs == 0:
         raise InputError("there are no latencies to report: nothing was timed")
     blocks = np.array_split(latencies_ms, max(1, min(_BLOCKS, runs // 2)))
+    batch_of = np.zeros(runs, np.int64) if batch_of is None else batch_of
     return Latency(
         runs=runs,
         mean_ms=float(latencies_ms.mean()),
-        cv=_variation(latencies_ms, np.zeros(runs, np.int64) if batch_of is None else batch_of),
+        typical_ms=float(np.mean([np.median(row) for row in _by_batch(latencies_ms, batch_of)])),
+        cv=_variation(latencies_ms, batch_of),
         quantiles_ms=tuple(np.percentile(latencies_ms, np.arange(101)).tolist()),
         block_p50_ms=tuple(float(np.median(block)) for block in blocks),
         device_mean_ms=None if device_ms is None else float(device_ms.mean()),
@@ -80,13 +82,17 @@ def _variation(latencies_ms: Values, batch_of: NDArray[np.int64]) -> float | Non
 
     Each batch takes one degree of freedom, so that few runs of many batches do not look steadier than they are.
     """
-    rows = [latencies_ms[batch_of == batch] for batch in np.unique(batch_of)]
+    rows = _by_batch(latencies_ms, batch_of)
     ratios = [row / np.median(row) for row in rows if len(row) > 1 and np.median(row) > 0]
     if not ratios:
         return None
     squares = sum(float(((row - row.mean()) ** 2).sum()) for row in ratios)
     freedom = sum(len(row) - 1 for row in ratios)
     return float(np.sqrt(squares / freedom) / np.concatenate(ratios).mean())
+
+
+def _by_batch(latencies_ms: Values, batch_of: NDArray[np.int64]) -> list[Values]:
+    return [latencies_ms[batch_of == batch] for batch in np.unique(batch_of)]
 
 
 def bootstrap_interval(

@@ -99,7 +99,7 @@ def random_inputs_report() -> BenchReport:
 
 def minimal_report() -> BenchReport:
     """One contender, one decision, one run, and nothing that may be absent."""
-    latency = Latency(runs=1, mean_ms=2.5)
+    latency = Latency(runs=1, mean_ms=2.5, typical_ms=2.5)
     return BenchReport(
         created="2025-03-14T15:09:26+00:00",
         command=None,
@@ -167,7 +167,7 @@ def latency(p50: float, runs: int = 412, spread: float = 0.03) -> Latency:
     at = {q: at_share(q) for q in (0.5, 0.9, 0.95, 0.99, 0.999)}
     p = {q: Percentile(ms=ms, low_ms=0.99 * ms, high_ms=1.015 * ms) for q, ms in at.items()}
     return Latency(
-        runs=runs, mean_ms=1.004 * p50, cv=0.012, p50=p[0.5], p90=p[0.9], p95=p[0.95],
+        runs=runs, mean_ms=1.004 * p50, typical_ms=p50, cv=0.012, p50=p[0.5], p90=p[0.9], p95=p[0.95],
         p99=p[0.99] if runs >= 100 else None, p99_9=p[0.999] if runs >= 1000 else None,
         quantiles_ms=tuple(at_share(q / 100) for q in range(101)),
         block_p50_ms=(0.99 * p50, p50, 1.01 * p50),
@@ -207,6 +207,7 @@ def _decisions(decisions: int) -> DecisionReport:
         PathReport(
             options=tuple(random.integers(1, 5, decisions).tolist()), images=90 - 7 * i,
             share=0.09 - 0.007 * i, macs_share=0.4 + 0.02 * i, p50_ms=3.0 + 0.1 * i if i < 8 else None,
+            accuracy=0.95 - 0.01 * i if i < 9 else None,
         )
         for i in range(10)
     )  # fmt: skip

@@ -114,13 +114,13 @@ def test_latencies_are_logarithmic_only_where_they_differ_widely():
     controller = labelled_report().contenders[0]
 
     def of(highest):
-        latency = Latency(runs=9, mean_ms=5.0, quantiles_ms=(1.0, 2.0, highest))
+        latency = Latency(runs=9, mean_ms=5.0, typical_ms=5.0, quantiles_ms=(1.0, 2.0, highest))
         return texts(drawn(contenders=(controller.model_copy(update={"latency": latency}),))["latencies"])
 
     assert {"1", "2", "5", "10", "20", "50", "100"} <= set(of(100.0))
     assert {"1", "3", "5", "7"} <= set(of(7.5))
     assert "10000" in of(1e5)
-    with_zero = Latency(runs=9, mean_ms=5.0, quantiles_ms=(0.0, 2.0, 100.0))
+    with_zero = Latency(runs=9, mean_ms=5.0, typical_ms=5.0, quantiles_ms=(0.0, 2.0, 100.0))
     assert drawn(contenders=(controller.model_copy(update={"latency": with_zero}),))
 
 
@@ -151,7 +151,7 @@ def test_the_parts_of_the_split_stand_beside_each_other(charts):
 
 
 def test_distributions_reach_from_none_to_all():
-    latency = Latency(runs=9, mean_ms=5.0, quantiles_ms=(1.0, 2.0, 3.0))
+    latency = Latency(runs=9, mean_ms=5.0, typical_ms=5.0, quantiles_ms=(1.0, 2.0, 3.0))
     (controller,) = minimal_report().contenders
     chart = drawn(contenders=(controller.model_copy(update={"latency": latency}),))["latencies"]
     (_, none), (_, half), (_, all_runs) = points(chart, f"stroke: {BLUE}")

@@ -31,6 +31,13 @@ def test_paths_come_by_how_often_they_were_taken_the_narrower_first():
     assert [path.macs_share for path in paths] == [1222 / 1222, 1112 / 1222, 1221 / 1222]
 
 
+def test_each_path_has_the_accuracy_of_its_images():
+    correct = np.array([True, False, True, True, True, True, False, False])
+    paths = decision_report(OPTIONS, MACS, MANIFEST, {}, correct).paths
+    assert [(path.options, path.accuracy) for path in paths] == [((2, 2), 0.75), ((1, 2), 0.5), ((2, 1), 0.5)]
+    assert decision_report(OPTIONS, MACS, MANIFEST, {}).paths[0].accuracy is None
+
+
 def test_the_most_frequent_alone_are_listed():
     report = decision_report(OPTIONS, MACS, MANIFEST, {}, most=2)
     assert [path.options for path in report.paths] == [(2, 2), (1, 2)]

@@ -111,7 +111,9 @@ def test_the_summary_says_less_where_less_is_known():
     assert (
         summary(alone) == "The controller takes 3.210 ms a batch of 8 (median; 95 % interval 3.178–3.258)."  # noqa: RUF001
     )
-    dense = full.contenders[1].model_copy(update={"latency": Latency(runs=1, mean_ms=5.0), "accuracy": None})
+    dense = full.contenders[1].model_copy(
+        update={"latency": Latency(runs=1, mean_ms=5.0, typical_ms=5.0), "accuracy": None}
+    )
     both = full.model_copy(update={"contenders": (full.contenders[0], dense)})
     assert "dense" not in summary(both)
 

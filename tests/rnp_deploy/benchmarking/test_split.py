@@ -303,7 +303,7 @@ RUNS = [
 
 
 def test_a_split_is_the_mean_of_its_runs():
-    split = split_report(RUNS, np.array([13.0, 14.0]))
+    split = split_report(RUNS, np.array([13.0, 14.0]), np.array([0, 0]))
     assert (split.whole_ms, split.sum_ms, split.runs) == (13.5, 14.0, 2)
     parts = split.agent_ms, split.pieces_ms, split.read_back_ms, split.regrouping_ms, split.dispatch_ms
     assert parts == (2.0, 7.0, 1.0, 0.5, 3.5)
@@ -312,23 +312,28 @@ def test_a_split_is_the_mean_of_its_runs():
 
 
 def test_the_agent_within_pieces_is_taken_off_them_and_no_more_than_a_call_took():
-    split = split_report(RUNS, np.array([13.0, 14.0]), {"a": 1.0})
+    split = split_report(RUNS, np.array([13.0, 14.0]), np.array([0, 0]), {"a": 1.0})
     assert (split.agent_ms, split.pieces_ms, split.sum_ms) == (2.0 + 1.25, 7.0 - 1.25, 14.0)
     assert split.agent_source == "nodes within pieces, by the runtime's profiler"
 
 
-def test_the_slowest_two_in_a_hundred_are_pauses_of_the_machine():
-    paused = RunTimes(0.0, 500.0, 0.0, 0.0, 0.0, ())
-    split = split_report([paused, *([RUNS[0]] * 98), paused], np.array([1000.0, 10.0, *([9.0] * 97), 2000.0]))
-    assert (split.sum_ms, split.whole_ms, split.runs) == (10.0, pytest.approx((97 * 9 + 10) / 98), 98)
-    assert split_report([paused, *([RUNS[0]] * 48)], np.full(49, 9.0)).pieces_ms > 6.0
+def test_pauses_are_told_by_the_batch_and_dear_images_are_none():
+    paused, cheap, dear = (RunTimes(0.0, ms, 0.0, 0.0, 0.0, ()) for ms in (500.0, 1.0, 600.0))
+    runs = [paused, paused, *([cheap] * 96), dear, dear]
+    batch_of = np.array([0, *([0] * 97), 1, 1])
+    whole_ms = np.array([400.0, 300.0, *([2.0] * 96), 700.0, 700.0])
+    split = split_report(runs, whole_ms, batch_of)
+    assert split.runs == 98
+    assert split.sum_ms == pytest.approx((96 * 1 + 2 * 600) / 98)
+    assert split.whole_ms == pytest.approx((96 * 2 + 2 * 700) / 98)
+    assert split_report(runs[:49], whole_ms[:49], batch_of[:49]).pieces_ms > 20.0
 
 
 def test_an_agent_that_is_not_told_apart():
-    split = split_report([RunTimes(0.0, 6.0, 0.5, 0.25, 2.25, ())], np.array([9.0]))
+    split = split_report([RunTimes(0.0, 6.0, 0.5, 0.25, 2.25, ())], np.array([9.0]), np.array([0]))
     assert (split.agent_ms, split.agent_source) == (0.0, "not told apart")
 
 
 def test_without_runs_there_is_no_split():
     with pytest.raises(InputError, match="no run was measured"):
-        split_report([], np.array([1.0]))
+        split_report([], np.array([1.0]), np.array([0]))
