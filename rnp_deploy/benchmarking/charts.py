@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rnp_deploy.benchmarking.report import BalancePoint, BenchReport
 from rnp_deploy.benchmarking.report_text import number, share, split_parts
@@ -55,6 +58,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
+_LABEL_APART = 0.06  # of the axis
 _LOG_FROM = 8.0  # times the least value
 
 
@@ -302,9 +306,19 @@ def _over_penalty(
     if above and max(above) / min(above) > _LOG_FROM:
         # Linear below the least price, since 0 is one too.
         axes.set_xscale("symlog", linthresh=min(above))
-        axes.set_xticks(penalties, [f"{penalty:.4g}" for penalty in penalties], rotation=45)
+        axes.set_xticks(penalties, _apart(axes, penalties), rotation=45)
         axes.xaxis.minorticks_off()
     axes.set_xlabel("penalty")
+
+
+def _apart(axes: Axes, penalties: Sequence[float]) -> list[str]:
+    """Labels, empty where one would lie upon the one before."""
+    at = axes.xaxis.get_transform().transform(np.array(penalties))
+    labels, last = [], -math.inf
+    for penalty, x in zip(penalties, ((at - at[0]) / (at[-1] - at[0])).tolist(), strict=True):
+        labels.append(f"{penalty:.4g}" if x - last >= _LABEL_APART else "")
+        last = x if labels[-1] else last
+    return labels
 
 
 def _bars(value: float, low: float, high: float) -> list[list[float]]:

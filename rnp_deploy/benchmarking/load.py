@@ -182,8 +182,9 @@ def run_server(
 def highest_qps(measure: Callable[[float], LoadRun], start_qps: float) -> tuple[list[LoadRun], float | None]:
     """Search the highest rate that holds its SLO: doubled or halved from a start, then bisected to 5 %.
 
-    At most 12 rates are tried, down to an eighth of the start. Near the limit it is a matter of chance whether a
-    rate holds, and no rate below one that held is tried: what is found is the highest that was seen to hold.
+    At most 12 rates are tried, down to an eighth of the start; one that fails is tried again, since the machine may
+    have paused. Near the limit it is a matter of chance whether a rate holds, and no rate below one that held is
+    tried: what is found is the highest that was seen to hold.
 
     Args:
         measure: Runs the load at a rate; the run says whether it ``held``.
@@ -193,9 +194,12 @@ def highest_qps(measure: Callable[[float], LoadRun], start_qps: float) -> tuple[
         All runs in order, and that rate; None where none held.
     """
     runs: list[LoadRun] = []
-    held, failed, qps = 0.0, math.inf, start_qps
-    while len(runs) < _MOST_TRIES and failed > _PRECISION * held and qps >= start_qps / 8:
+    held, failed, qps, rates = 0.0, math.inf, start_qps, 0
+    while rates < _MOST_TRIES and failed > _PRECISION * held and qps >= start_qps / 8:
+        rates += 1
         runs.append(measure(qps))
+        if not runs[-1].held:
+            runs.append(measure(qps))
         held, failed = (qps, failed) if runs[-1].held else (held, qps)
         qps = 2 * held if math.isinf(failed) else (held + failed) / 2
     return runs, held or None
@@ -297,7 +301,7 @@ def measure_load(
     records: list[RequestRecord] = []
     highest: dict[str, float | None] = {}
     same: dict[str, Any] = {"seconds": seconds, "seed": seed, "clock": clock}
-    most_runs = 1 if scenario == "offline" or qps is not None else _MOST_TRIES
+    most_runs = 1 if scenario == "offline" or qps is not None else 2 * _MOST_TRIES
 
     def tell(index: int, ran: int) -> None:
         progress("load, runs at most", most_runs * index + ran, most_runs * len(runs))
