@@ -155,6 +155,10 @@ def main(
     csv_file: Path | None, html_file: Path | None, calibrate: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Time the bundle or engine set at PATH: beside static graphs, by branch, path, part, load and price."""
+    if settings["scenario"] == "server" and settings["qps"] is None and settings["slo_ms"] is None:
+        raise click.UsageError(
+            "--scenario server needs --qps, or --slo-ms to search the highest rate that keeps it"
+        )
     if calibrate:
         _refuse_all_but(_CALIBRATING)
     if csv_file is not None and html_file is not None and csv_file.resolve() == html_file.resolve():

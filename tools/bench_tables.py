@@ -11,6 +11,7 @@ from rich.text import Text
 from rnp_deploy.benchmarking.report import BenchReport, Latency, LoadRun, Percentile
 from rnp_deploy.benchmarking.report_text import (
     NONE,
+    contender_of_kind,
     number,
     options_text,
     pieces_that_do_not_pay,
@@ -44,7 +45,7 @@ def print_report(report: BenchReport, *, all_pieces: bool = False) -> None:
             print_table(_table(headings, rows))
     click.echo("\n" + _printable(summary(report)))
     for reason in dict.fromkeys(one.energy.reason for one in report.contenders if one.energy.reason):
-        click.echo(_printable(f"no energy of some or all: {reason}"))
+        click.echo(_printable(f"no energy: {reason}"))
     if report.expected.reason:
         click.echo(_printable(f"no expected latency: {report.expected.reason}"))
     for warning in report.warnings:
@@ -67,7 +68,13 @@ def _tables(report: BenchReport, *, all_pieces: bool) -> Iterator[tuple[str, Seq
 
 
 def _latencies(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
-    title = f"{report.subject.path}, batch {report.settings.batch}, {report.data.images} images of {report.data.name}"
+    subject, settings = report.subject, report.settings
+    threads = "a thread per core" if settings.threads is None else f"{settings.threads} thread(s)"
+    penalty = "the agent's own penalty" if settings.penalty is None else f"penalty {settings.penalty:g}"
+    title = (
+        f"{subject.path} on {subject.backend}, {subject.device}, {threads}; batch {settings.batch}, {penalty}; "
+        f"{report.data.images} images of {report.data.name}"
+    )
     rows = [
         [one.name, *with_interval(one.latency.p50), *_tails(one.latency), str(one.latency.runs)]
         for one in report.contenders
@@ -93,7 +100,8 @@ def _gains(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
         "images/s",
         *["J/image"] * energy,
     ]
-    return "beside the dense network", headings, rows
+    dense = contender_of_kind(report, "dense") is not None
+    return "beside the dense network" if dense else "beside the controller at its last option", headings, rows
 
 
 def _split(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
@@ -155,7 +163,9 @@ def _expected(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
     if expected.expected_ms is None:
         return "", [], []
     row = [number(expected.expected_ms), number(expected.measured_ms), _ratio(expected.ratio)]
-    title = "the sum over paths of p(path) times its pieces, beside whole runs"
+    title = (
+        "means: the sum over paths of p(path) times its pieces, beside whole runs among those of the pieces"
+    )
     return title, ["expected ms", "measured ms", "÷"], [row]
 
 
@@ -165,7 +175,8 @@ def _load(report: BenchReport) -> tuple[str, Sequence[str], _Rows]:
         return "", [], []
     rows = [
         [
-            run.contender, number(run.offered_qps), number(run.completed_qps), *_load_latency(run),
+            run.contender, number(run.offered_qps), NONE if run.stopped_early else number(run.completed_qps),
+            *_load_latency(run),
             f"{run.mean_batch:.1f}", _held(run),
         ]
         for run in load.runs

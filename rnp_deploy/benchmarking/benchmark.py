@@ -34,7 +34,7 @@ from rnp_deploy.benchmarking.decisions import decision_report
 from rnp_deploy.benchmarking.energy import measure_energy, open_energy_meter
 from rnp_deploy.benchmarking.environment import environment
 from rnp_deploy.benchmarking.inputs import Inputs
-from rnp_deploy.benchmarking.load import check_scenario, measure_load
+from rnp_deploy.benchmarking.load import measure_load
 from rnp_deploy.benchmarking.penalty_sweep import sweep_penalties
 from rnp_deploy.benchmarking.pieces import expected_latency, time_pieces
 from rnp_deploy.benchmarking.report import (
@@ -50,7 +50,7 @@ from rnp_deploy.benchmarking.report import (
     Split,
 )
 from rnp_deploy.benchmarking.rivals import Rival, nearest_path, open_rivals, rival_bundle, static_contender
-from rnp_deploy.benchmarking.settings import BenchSettings
+from rnp_deploy.benchmarking.settings import BenchSettings, check_settings
 from rnp_deploy.benchmarking.split import MeasuredController, open_measured, split_report
 from rnp_deploy.benchmarking.subject import subject_of
 from rnp_deploy.benchmarking.thumbnails import image_reports
@@ -58,7 +58,6 @@ from rnp_deploy.benchmarking.timing import Contender, Images, Measurement, Timed
 from rnp_deploy.bundle.reading import Bundle
 from rnp_deploy.controller import Controller
 from rnp_deploy.engines.backends import Opened, open_backend
-from rnp_deploy.errors import InputError
 from rnp_deploy.latency_calibration import default_penalties
 from rnp_deploy.progress import Progress, no_progress
 
@@ -101,7 +100,7 @@ def benchmark(
         BundleError, EngineError: As :meth:`rnp_deploy.Controller.load`.
     """
     settings = settings or BenchSettings()
-    _check(inputs, settings)
+    check_settings(settings, len(inputs.images))
     opened = open_backend(path, settings.backend, settings.device, settings.threads, "")
     with (
         Controller.over(opened) as controller,
@@ -380,21 +379,3 @@ class _Bench:
             scenario=settings.scenario,
             warm_up_s=measurement.warm_up_s,
         )
-
-
-def _check(inputs: Inputs, settings: BenchSettings) -> None:
-    if settings.batch < 1 or len(inputs.images) < settings.batch:
-        raise InputError(f"{len(inputs.images)} images do not fill a batch of {settings.batch}")
-    if settings.batches and max(settings.batches) > len(inputs.images):
-        raise InputError(f"{len(inputs.images)} images do not fill a batch of {max(settings.batches)}")
-    names = [Path(file).name for file in settings.baselines]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"two baselines are called {twice[0]}; rename one, since reports tell them by their names"
-        )
-    if settings.min_runs < 2:
-        raise InputError(f"min_runs is {settings.min_runs}; a median with an interval needs 2 runs or more")
-    check_scenario(settings.scenario, settings.qps, settings.slo_ms)
-    if settings.scenario != "single-stream" and settings.duration_s <= 0:
-        raise InputError(f"duration_s is {settings.duration_s}; a load needs seconds above 0")

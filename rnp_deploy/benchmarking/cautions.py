@@ -29,6 +29,11 @@ def warnings_of(
         said.append(
             f"times were not stable after {measurement.warm_up_s:.1f} s of warm-up; leave the machine alone"
         )
+    if not any(report.kind == "dense" for report in contenders):
+        said.append(
+            "the dense network was not timed: speed-ups are over the controller at its last option, which is slower; "
+            "pass the bundle that the engine set was built from (--bundle)"
+        )
     noisy = [(report.latency.cv, report.name) for report in contenders if (report.latency.cv or 0) > _NOISY]
     if noisy:
         worst, name = max(noisy)

@@ -120,7 +120,13 @@ def _facts(report: BenchReport) -> dict[str, list[tuple[str, str]]]:
         "What": _flat(subject),
         "Inputs": _flat(report.data.model_dump()),
         "Settings": _flat(report.settings.model_dump()),
-        "Environment": _flat(report.environment),
+        "Environment": [
+            *_flat({name: value for name, value in report.environment.items() if value is not None}),
+            (
+                "not known, or not here",
+                ", ".join(n for n, value in report.environment.items() if value is None),
+            ),
+        ],
     }
 
 

@@ -7,7 +7,7 @@ short: runs last seconds, not minutes, and nothing here is an MLPerf result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +38,7 @@ Run = Callable[[Images], Any]
 #: As many requests as a p99 needs; a run at a low rate lasts longer for them.
 _LEAST_REQUESTS = 100
 _MOST_REQUESTS = 10**7
+_MOST_WARM = 16  # batch sizes that are run before; of more, so many, spread
 #: Without an SLO a run ends when a request has taken this long: the queue is growing.
 _MOST_WAIT_NS = 10 * 10**9
 _MOST_TRIES = 12
@@ -82,10 +83,10 @@ def poisson_arrivals(qps: float, seconds: float, seed: int, at_least: int = 1) -
     return np.ceil(due[:requests] * (1e9 / qps)).astype(np.int64)
 
 
-def warm_up(run: Run, images: Images, most_batch: int) -> None:
-    """Run every batch size up to ``most_batch`` twice, so that none is met first while the clock runs."""
+def warm_up(run: Run, images: Images, sizes: Iterable[int]) -> None:
+    """Run every batch size that may occur twice, so that none is met first while the clock runs."""
     first = 0
-    for size in range(1, most_batch + 1):
+    for size in sizes:
         for _ in range(2):
             run(images[np.arange(first, first + size) % len(images)])
             first += size
@@ -293,8 +294,11 @@ def measure_load(
     _check_positive(qps=qps, slo_ms=slo_ms, seconds=seconds, most_batch=most_batch)
     if not len(images):
         raise InputError("there are no images to run")
+    sizes = np.unique(np.geomspace(1, most_batch, min(most_batch, _MOST_WARM)).round().astype(int)).tolist()
+    if most_batch <= _MOST_WARM:
+        sizes = list(range(1, most_batch + 1))
     for run in runs.values():
-        warm_up(run, images, most_batch)
+        warm_up(run, images, [1, most_batch] if scenario == "offline" else sizes)
     lone_ms = {name: _lone_ms(run, images, clock) for name, run in runs.items()}
     _check_reachable(slo_ms, lone_ms)
     done: list[LoadRun] = []

@@ -92,7 +92,8 @@ def summary(report: BenchReport) -> str:
     if dense is not None and dense.latency.p50 is not None:
         text += f", the dense network {number(dense.latency.p50.ms)} ms"
     if controller.speedup is not None:
-        text += f": a speed-up of {controller.speedup:.2f}"
+        over = "" if dense is not None else " over its own last option (the dense network was not timed)"
+        text += f": a speed-up of {controller.speedup:.2f}{over}"
     if controller.macs_share is not None:
         text += f" with {share(controller.macs_share)} % of the MACs"
     if controller.efficiency is not None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["BenchSettings"]
+from rnp_deploy.benchmarking.load import check_scenario
+from rnp_deploy.errors import InputError
+
+__all__ = ["BenchSettings", "check_settings"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,22 @@ class BenchSettings:
     balance: bool = False
     pieces: bool = True
     records: bool = False
+
+
+def check_settings(settings: BenchSettings, images: int) -> None:
+    """Refuse what does not fit, before anything is opened; raises InputError."""
+    if settings.batch < 1 or images < settings.batch:
+        raise InputError(f"{images} images do not fill a batch of {settings.batch}")
+    if settings.batches and max(settings.batches) > images:
+        raise InputError(f"{images} images do not fill a batch of {max(settings.batches)}")
+    names = [Path(file).name for file in settings.baselines]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"two baselines are called {twice[0]}; rename one, since reports tell them by their names"
+        )
+    if settings.min_runs < 2:
+        raise InputError(f"min_runs is {settings.min_runs}; a median with an interval needs 2 runs or more")
+    check_scenario(settings.scenario, settings.qps, settings.slo_ms)
+    if settings.scenario != "single-stream" and settings.duration_s <= 0:
+        raise InputError(f"duration_s is {settings.duration_s}; a load needs seconds above 0")

@@ -156,6 +156,7 @@ def test_compare_is_a_command_of_its_own(bundle, labelled, tmp_path):
         (["--random", "--calibrate", "--balance"], "leave --balance out"),
         (["--random", "--csv", "/"], "is a directory"),
         (["--random", "--scenario", "rush hour"], "scenario"),
+        (["--random", "--scenario", "server"], "needs --qps, or --slo-ms"),
     ],
     ids=str,
 )
@@ -173,7 +174,6 @@ def test_wrong_usage(bundle, flags, words):
         (["--data", "{images}", "--accuracy"], "has no labels"),
         (["--data", "{images}", "--batch", "7"], "6 images do not fill a batch of 7"),
         (["--random", "--penalty", "nan"], "penalty is not finite"),
-        (["--random", "--scenario", "server"], "slo_ms"),
         (["--random", "--html", "{images}/no/a.html"], "does not exist"),
         (["--random", "--csv", "{images}/no/a.csv"], "does not exist"),
         (["--random", "--baseline", "nowhere.onnx"], "nowhere.onnx"),

@@ -120,25 +120,27 @@ def test_checking_finds_a_changed_byte(bundle, tmp_path, file):
 
 
 def test_timing_an_engine_set_with_and_without_its_rivals(engines, bundle, exported, tmp_path):
-    alone = json_report(bench, [engines, *QUICK])
-    assert [timing["name"] for timing in alone["timings"]][:2] == [
+    alone = json_report(bench, [engines, "--random", *QUICK])
+    assert [one["name"] for one in alone["contenders"]][:2] == [
         "controller",
         "controller, its decisions given",
     ]
-    held = next(timing for timing in alone["timings"] if timing["name"] == "controller, option 4 held")
+    held = next(one for one in alone["contenders"] if one["name"] == "controller, option 4 held")
     assert held["speedup"] == 1.0
-    beside = json_report(bench, [engines, "--bundle", bundle, *QUICK])
-    assert beside["timings"][0]["name"] == "dense network, one graph"
-    assert "not the bundle" in failure(bench, [engines, "--bundle", exported("separable").path, *QUICK])
+    beside = json_report(bench, [engines, "--random", "--bundle", bundle, *QUICK])
+    assert beside["contenders"][0]["name"] == "dense network, one graph"
+    assert "not the bundle" in failure(
+        bench, [engines, "--random", "--bundle", exported("separable").path, *QUICK]
+    )
 
 
 def test_calibrating_writes_a_curve_that_targets_take(bundle, tmp_path):
     path = tmp_path / "engines"
     success(build, [bundle, "-o", path, "--verify", "0"])
-    curve = json_report(bench, [path, "--calibrate", *QUICK])
+    curve = json_report(bench, [path, "--random", "--calibrate", *QUICK])
     assert (curve["batch"], curve["threads"], curve["data"]) == (1, 1, "random")
-    assert "p95 ms" in success(bench, [path, "--calibrate", "--batch", "2", *QUICK]).stdout
-    success(bench, [path, "--calibrate", *QUICK])
+    assert "p95 ms" in success(bench, [path, "--random", "--calibrate", "--batch", "2", *QUICK]).stdout
+    success(bench, [path, "--random", "--calibrate", *QUICK])
     images = np.zeros((2, 3, 16, 16), np.float32)
     with Controller.load(path, threads=1) as controller:
         assert [curve.batch for curve in controller.latency_curves] == [2, 1]
@@ -165,7 +167,7 @@ def test_a_bundle_cannot_be_calibrated(bundle):
 def test_a_curve_holds_for_its_threads_alone(bundle, tmp_path):
     path = tmp_path / "engines"
     success(build, [bundle, "-o", path, "--verify", "0"])
-    success(bench, [path, "--calibrate", *QUICK])
+    success(bench, [path, "--random", "--calibrate", *QUICK])
     with Controller.load(path) as controller, pytest.raises(ValueError, match="none was measured"):
         controller.run(np.zeros((1, 3, 16, 16), np.float32), target_latency_ms=1e6)
 
@@ -200,13 +202,13 @@ def test_a_plan_that_cannot_be_run_is_refused(bundle, tmp_path, change, words):
 def test_a_changed_curve_is_left_out_until_it_is_measured_again(bundle, tmp_path, caplog):
     path = tmp_path / "engines"
     success(build, [bundle, "-o", path, "--verify", "0"])
-    success(bench, [path, "--calibrate", *QUICK])
+    success(bench, [path, "--random", "--calibrate", *QUICK])
     text = (path / "latency.json").read_text(encoding="utf-8")
     (path / "latency.json").write_text(text.replace('"runs": 2', '"runs": 3'), encoding="utf-8")
     with Controller.load(path, threads=1) as controller:
         assert controller.latency_curves == ()
     assert "latency.json" in caplog.text
-    success(bench, [path, "--calibrate", *QUICK])
+    success(bench, [path, "--random", "--calibrate", *QUICK])
     with Controller.load(path, threads=1) as controller:
         assert len(controller.latency_curves) == 1
 

@@ -372,8 +372,8 @@ def test_random_inputs_are_stamped(path):
 )
 def test_warnings(report, cv, stable, host_share, words):
     contenders = [
-        SimpleNamespace(name="controller", latency=SimpleNamespace(cv=cv)),
-        SimpleNamespace(name="other", latency=SimpleNamespace(cv=0.01)),
+        SimpleNamespace(name="controller", kind="controller", latency=SimpleNamespace(cv=cv)),
+        SimpleNamespace(name="other", kind="dense", latency=SimpleNamespace(cv=0.01)),
     ]
     split = report.split.model_copy(update={"host_share": host_share})
     said = warnings_of(
@@ -386,6 +386,7 @@ def test_warnings(report, cv, stable, host_share, words):
 def test_an_untrained_agent_is_said_to_be_one(report):
     said = warnings_of([], report.split, SimpleNamespace(stable=True), random=False, trained=False)
     assert "untrained" in said[0]
+    assert "the dense network was not timed" in said[1]
 
 
 def test_energy_is_null_with_the_reason_where_nothing_counts_it(path, images, monkeypatch):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rnp_deploy.benchmarking import load as load_module
 from rnp_deploy.benchmarking.load import (
     highest_qps,
     measure_load,
@@ -287,7 +288,7 @@ def test_offline_runs_whole_batches_for_as_long():
 
 def test_every_batch_size_is_warmed_up_on_images_in_turn():
     fake = Fake(SimulatedClock())
-    warm_up(fake, IMAGES, 3)
+    warm_up(fake, IMAGES, range(1, 4))
     assert [len(batch) for batch in fake.batches] == [1, 1, 2, 2, 3, 3]
     assert [row for batch in fake.batches for row in batch] == [i % 7 for i in range(12)]
 
@@ -396,6 +397,17 @@ def test_bad_input(bad, words):
 def test_no_images():
     with pytest.raises(InputError, match="no images"):
         measure_load({"x": lambda images: None}, IMAGES[:0], scenario="offline")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "most", "sizes"),
+    [("offline", 500, [1, 500]), ("server", 5, [1, 2, 3, 4, 5]), ("server", 1000, None)],
+)
+def test_few_batch_sizes_are_warmed_up_and_only_those_that_occur(monkeypatch, scenario, most, sizes):
+    warmed = []
+    monkeypatch.setattr(load_module, "warm_up", lambda run, images, sizes: warmed.append(list(sizes)))
+    load({"x": (1, 0)}, scenario=scenario, qps=None if scenario == "offline" else 10.0, most_batch=most)
+    assert warmed == [sizes] if sizes else (warmed[0][0], warmed[0][-1], len(warmed[0])) == (1, 1000, 16)
 
 
 def test_run_server_checks_its_own():
