@@ -47,11 +47,11 @@ def test_a_batch_is_given_its_own_decisions():
 
 def test_a_penalty_of_zero_is_no_absent_one_and_options_are_held_for_all():
     controller = Recorded()
-    for name in ("controller", "controller, option 1 held"):
+    for name in ("controller", "controller, option 1 held", "controller, option 2 held"):
         entries(controller)[name].run(0, IMAGES[:3])
-    (_, decides), (_, held) = controller.runs
+    (_, decides), (_, one), (_, two) = controller.runs
     assert decides == {"penalty": 0.0}
-    assert held["options"].tolist() == [[1, 1]] * 3
+    assert [held["options"].tolist() for held in (one, two)] == [[[1, 1]] * 3, [[2, 2]] * 3]
 
 
 def test_shares_are_of_the_images_that_are_timed():
