@@ -8,7 +8,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from rnp_deploy.benchmarking.report import BenchReport, Latency, LoadRun, Percentile
+from rnp_deploy.benchmarking.measures import Latency, Percentile
+from rnp_deploy.benchmarking.report import BenchReport, LoadRun
 from rnp_deploy.benchmarking.report_text import (
     NONE,
     contender_of_kind,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rnp_deploy.benchmarking.measures import Energy
 from rnp_deploy.benchmarking.penalty_sweep import PenaltyRuns, PenaltySweep
-from rnp_deploy.benchmarking.report import Balance, BalancePoint, Energy
+from rnp_deploy.benchmarking.report import Balance, BalancePoint
 from rnp_deploy.benchmarking.statistics import bootstrap_interval, latency_report, pareto
 from rnp_deploy.benchmarking.timing import Contender, Images
 from rnp_deploy.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 
 from rnp_deploy.benchmarking.clock import WALL, Clock
 from rnp_deploy.benchmarking.report import BatchPoint, BatchSweep, PaysFrom
-from rnp_deploy.benchmarking.timing import Contender, Images, timed_in_turns
+from rnp_deploy.benchmarking.timing import Contender, Images, timed_in_turns, whole_batches
 from rnp_deploy.controller import Controller
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
@@ -72,11 +72,9 @@ def sweep_batches(
         contenders = {policy: under(policy) for policy in POLICIES}
         if dense is not None:
             contenders[DENSE] = dense(size)
-        starts = range(0, len(images) - size + 1, size)[:_MOST_PARTS]
-        parts = [images[start : start + size] for start in starts]
         measured = timed_in_turns(
             contenders,
-            parts,
+            whole_batches(images, size, _MOST_PARTS),
             duration_s=duration_s,
             min_runs=min_runs,
             seed=seed,

@@ -23,7 +23,6 @@ from rnp_deploy.benchmarking.contenders import (
     Entry,
     accuracy_of,
     contender_reports,
-    deciding,
     dense_entry,
     entries_of,
     is_right,
@@ -35,13 +34,13 @@ from rnp_deploy.benchmarking.energy import measure_energy, open_energy_meter
 from rnp_deploy.benchmarking.environment import environment
 from rnp_deploy.benchmarking.inputs import Inputs
 from rnp_deploy.benchmarking.load import measure_load
-from rnp_deploy.benchmarking.penalty_sweep import sweep_penalties
+from rnp_deploy.benchmarking.measures import Energy
+from rnp_deploy.benchmarking.penalty_sweep import deciding, sweep_penalties
 from rnp_deploy.benchmarking.pieces import expected_latency, time_pieces
 from rnp_deploy.benchmarking.report import (
     Balance,
     BatchSweep,
     BenchReport,
-    Energy,
     Expected,
     LoadReport,
     PieceReport,
@@ -54,7 +53,14 @@ from rnp_deploy.benchmarking.settings import BenchSettings, check_settings
 from rnp_deploy.benchmarking.split import MeasuredController, open_measured, split_report
 from rnp_deploy.benchmarking.subject import subject_of
 from rnp_deploy.benchmarking.thumbnails import image_reports
-from rnp_deploy.benchmarking.timing import Contender, Images, Measurement, Timed, timed_in_turns
+from rnp_deploy.benchmarking.timing import (
+    Contender,
+    Images,
+    Measurement,
+    Timed,
+    timed_in_turns,
+    whole_batches,
+)
 from rnp_deploy.bundle.reading import Bundle
 from rnp_deploy.controller import Controller
 from rnp_deploy.engines.backends import Opened, open_backend
@@ -211,9 +217,8 @@ class _Bench:
 
     def _parts(self) -> list[Images]:
         """Whole batches, which are timed in turn; so few that each is run twice, to see what is noise."""
-        images, batch = self.inputs.images, self.settings.batch
         most = min(_MOST_PARTS, self.settings.min_runs // 2)
-        return [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:most]
+        return whole_batches(self.inputs.images, self.settings.batch, most)
 
     def _timed(self, contenders: Mapping[str, Contender], parts: Sequence[Images]) -> Measurement[str]:
         settings, memory = self.settings, self.opened.memory

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rnp_deploy.benchmarking.report import BenchReport, ContenderReport, Latency, Percentile
+from rnp_deploy.benchmarking.measures import Latency, Percentile
+from rnp_deploy.benchmarking.report import BenchReport, ContenderReport
 from rnp_deploy.bundle.fields import Finite, Frozen
 from rnp_deploy.errors import InputError
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rnp_deploy.benchmarking.report import ContenderReport, Energy, RequestRecord
+from rnp_deploy.benchmarking.measures import Energy
+from rnp_deploy.benchmarking.penalty_sweep import deciding
+from rnp_deploy.benchmarking.report import ContenderReport, RequestRecord
 from rnp_deploy.benchmarking.rivals import Rival
-from rnp_deploy.benchmarking.statistics import latency_report
+from rnp_deploy.benchmarking.statistics import classes_of, latency_report
 from rnp_deploy.benchmarking.timing import Contender, Images, Timed
 from rnp_deploy.controller import Controller, Result
 
@@ -89,11 +91,6 @@ def entries_of(
     ]
 
 
-def deciding(controller: Controller, penalty: float | None) -> Contender:
-    """The controller with its agent."""
-    return lambda _, part: controller.run(part, penalty=penalty)
-
-
 def dense_entry(entries: Sequence[Entry]) -> Entry:
     """What speed-ups are over: the dense network in one graph, or without one the controller at its last option."""
     return next(entry for entry in entries if entry.kind in ("dense", "held"))
@@ -141,7 +138,7 @@ def accuracy_of(outputs: NDArray[Any], labels: NDArray[np.int64]) -> float:
 
 def is_right(outputs: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """``[N]``, whether the largest value of ``outputs`` ``[N, ...]`` is that of the label."""
-    right: NDArray[np.bool_] = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
+    right: NDArray[np.bool_] = classes_of(outputs) == labels
     return right
 
 

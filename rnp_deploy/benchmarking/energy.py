@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy.benchmarking.clock import WALL, Clock
+from rnp_deploy.benchmarking.measures import Energy
 from rnp_deploy.benchmarking.nvml import open_nvml
 from rnp_deploy.benchmarking.power_rails import is_jetson, jetson_power
-from rnp_deploy.benchmarking.report import Energy
 from rnp_deploy.errors import DeviceError
 
 __all__ = ["EnergyCounter", "EnergyMeter", "Unmeasured", "measure_energy", "open_energy_meter"]

@@ -9,7 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 from rnp_deploy.benchmarking.charts import charts_from_report
-from rnp_deploy.benchmarking.report import BenchReport, Energy
+from rnp_deploy.benchmarking.measures import Energy
+from rnp_deploy.benchmarking.report import BenchReport
 from rnp_deploy.benchmarking.report_text import (
     NONE,
     contender_of_kind,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rnp_deploy.benchmarking.clock import WALL, Clock
 from rnp_deploy.benchmarking.report import LoadReport, LoadRun, RequestRecord
 from rnp_deploy.benchmarking.statistics import latency_report
-from rnp_deploy.benchmarking.timing import old_objects_left_alone
+from rnp_deploy.benchmarking.timing import Images, old_objects_left_alone
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
 
@@ -32,7 +32,6 @@ __all__ = [
     "warm_up",
 ]
 
-Images = NDArray[np.float32]
 Run = Callable[[Images], Any]
 
 #: As many requests as a p99 needs; a run at a low rate lasts longer for them.
@@ -294,11 +293,8 @@ def measure_load(
     _check_positive(qps=qps, slo_ms=slo_ms, seconds=seconds, most_batch=most_batch)
     if not len(images):
         raise InputError("there are no images to run")
-    sizes = np.unique(np.geomspace(1, most_batch, min(most_batch, _MOST_WARM)).round().astype(int)).tolist()
-    if most_batch <= _MOST_WARM:
-        sizes = list(range(1, most_batch + 1))
     for run in runs.values():
-        warm_up(run, images, [1, most_batch] if scenario == "offline" else sizes)
+        warm_up(run, images, [1, most_batch] if scenario == "offline" else _sizes(most_batch))
     lone_ms = {name: _lone_ms(run, images, clock) for name, run in runs.items()}
     _check_reachable(slo_ms, lone_ms)
     done: list[LoadRun] = []
@@ -351,6 +347,14 @@ def _served(
         return [measure(qps)], results[qps].records, None
     runs, highest = highest_qps(measure, 1000 / max(lone_ms, 1e-3))
     return runs, () if highest is None else results[highest].records, highest
+
+
+def _sizes(most_batch: int) -> list[int]:
+    """Batch sizes to warm up: every one, or of many some."""
+    if most_batch <= _MOST_WARM:
+        return list(range(1, most_batch + 1))
+    spread = np.geomspace(1, most_batch, _MOST_WARM).round().astype(int)
+    return sorted(set(map(int, spread)))
 
 
 def _order(count: int, seed: int) -> NDArray[np.int64]:

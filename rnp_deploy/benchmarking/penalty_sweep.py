@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy.benchmarking.clock import WALL, Clock
-from rnp_deploy.benchmarking.timing import Contender, Images, Timed, timed_in_turns
+from rnp_deploy.benchmarking.statistics import classes_of
+from rnp_deploy.benchmarking.timing import Contender, Images, Timed, timed_in_turns, whole_batches
 from rnp_deploy.controller import Controller
 from rnp_deploy.errors import InputError
 from rnp_deploy.progress import Progress, no_progress
 
-__all__ = ["MOST_BATCHES", "PenaltyRuns", "PenaltySweep", "sweep_penalties"]
+__all__ = ["MOST_BATCHES", "PenaltyRuns", "PenaltySweep", "deciding", "sweep_penalties"]
 
 #: Distinct batches that are timed in turn; each is run at every penalty before.
 MOST_BATCHES = 32
@@ -79,16 +80,16 @@ def sweep_penalties(
     """
     _check(np.shape(images), batch, penalties)
     parts = [images[i : i + batch] for i in range(0, len(images), batch)]
-    contenders: dict[float | None, Contender] = {price: _at(controller, price) for price in penalties}
+    contenders: dict[float | None, Contender] = {price: deciding(controller, price) for price in penalties}
     if dense is not None:
         contenders[None] = dense
     decided = {}
     for i, price in enumerate(penalties):
         results = [controller.run(part, penalty=price) for part in parts]
         shares = np.concatenate([result.macs for result in results]) / controller.manifest.macs
-        decided[price] = _classes([result.outputs for result in results]), shares
+        decided[price] = np.concatenate([classes_of(result.outputs) for result in results]), shares
         progress("deciding, penalties", i + 1, len(penalties))
-    whole = tuple(part for part in parts if len(part) == batch)[:MOST_BATCHES]
+    whole = tuple(whole_batches(images, batch, MOST_BATCHES))
     timed = timed_in_turns(
         contenders,
         whole,
@@ -101,16 +102,13 @@ def sweep_penalties(
     runs = {price: PenaltyRuns(contenders[price], timed[price], *decided[price]) for price in penalties}
     if dense is None:
         return PenaltySweep(runs, None, whole)
-    classes = _classes([dense(i, part) for i, part in enumerate(parts)])
+    classes = np.concatenate([classes_of(dense(i, part)) for i, part in enumerate(parts)])
     return PenaltySweep(runs, PenaltyRuns(dense, timed[None], classes, np.ones(len(images))), whole)
 
 
-def _at(controller: Controller, price: float) -> Contender:
-    return lambda _, part: controller.run(part, penalty=price)
-
-
-def _classes(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
-    return np.concatenate([rows.reshape(len(rows), -1).argmax(axis=1) for rows in outputs])
+def deciding(controller: Controller, penalty: float | None) -> Contender:
+    """The controller with its agent."""
+    return lambda _, part: controller.run(part, penalty=penalty)
 
 
 def _check(shape: tuple[int, ...], batch: int, penalties: Sequence[float]) -> None:

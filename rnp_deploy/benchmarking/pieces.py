@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rnp_deploy.benchmarking.clock import WALL, Clock
 from rnp_deploy.benchmarking.report import Expected, PieceReport
 from rnp_deploy.benchmarking.split import MeasuredController, RunTimes
-from rnp_deploy.benchmarking.timing import Contender, Images, timed_in_turns
+from rnp_deploy.benchmarking.timing import Contender, Images, timed_in_turns, whole_batches
 from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.dtypes import storage_dtype
 from rnp_deploy.errors import InputError
@@ -116,7 +116,7 @@ def time_pieces(
     contenders: dict[Path | str | None, Contender] = {path: contender(path) for path in turns}
     if beside is not None:
         contenders["beside"] = lambda *_: beside()
-    parts = [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)][:_MOST_BATCHES]
+    parts = whole_batches(images, batch, _MOST_BATCHES)
     timed = timed_in_turns(
         contenders,
         parts,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rnp_deploy.benchmarking.measures import Energy, Latency, Milliseconds, Percentile, Share
 from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
 
 __all__ = [
@@ -23,15 +24,12 @@ __all__ = [
     "ContenderReport",
     "DataReport",
     "DecisionReport",
-    "Energy",
     "Expected",
     "ImageReport",
-    "Latency",
     "LoadReport",
     "LoadRun",
     "PathReport",
     "PaysFrom",
-    "Percentile",
     "PieceReport",
     "RequestRecord",
     "Settings",
@@ -42,56 +40,7 @@ __all__ = [
 SCHEMA_VERSION = "1.0"
 RANDOM_STAMP = "random inputs: the decisions mean nothing"
 
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Options = tuple[Size, ...]
-
-
-class Percentile(Frozen):
-    """A percentile with its 95 % interval, by order statistics."""
-
-    ms: Milliseconds
-    low_ms: Milliseconds
-    high_ms: Milliseconds
-
-
-class Latency(Frozen):
-    """Latencies of one contender.
-
-    Attributes:
-        runs: How many were timed.
-        mean_ms: Of all.
-        typical_ms: The mean over batches of the median of each: of images that cost different amounts a mean, in which
-            a pause of the machine does not count.
-        cv: Coefficient of variation, 0.025 is 2.5 %, of latencies ÷ the median of their own batch of images, so
-            that work which differs by image is no noise. None with fewer than two runs of a batch.
-        p50, p90, p95, p99, p99_9: None where the runs are too few to hold one beyond it.
-        quantiles_ms: At 0, 1, …, 100 %.
-        block_p50_ms: Medians of consecutive parts of the measurement, in order of time.
-        device_mean_ms: By the events of the device; None on a host.
-    """
-
-    runs: Count
-    mean_ms: Milliseconds
-    typical_ms: Milliseconds
-    cv: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    p50: Percentile | None = None
-    p90: Percentile | None = None
-    p95: Percentile | None = None
-    p99: Percentile | None = None
-    p99_9: Percentile | None = None
-    quantiles_ms: tuple[Milliseconds, ...] = ()
-    block_p50_ms: tuple[Milliseconds, ...] = ()
-    device_mean_ms: Milliseconds | None = None
-
-
-class Energy(Frozen):
-    """Energy of an image; ``source`` says which counter, ``reason`` why there is no number."""
-
-    joules_per_image: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    mean_watts: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    source: str | None = None
-    reason: str | None = None
 
 
 class Subject(Frozen):

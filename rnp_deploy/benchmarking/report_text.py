@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rnp_deploy.benchmarking.report import BenchReport, ContenderReport, Percentile, PieceReport, Split
+from rnp_deploy.benchmarking.measures import Percentile
+from rnp_deploy.benchmarking.report import BenchReport, ContenderReport, PieceReport, Split
 
 __all__ = [
     "NONE",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnp_deploy.benchmarking.report import Latency, Percentile
+from rnp_deploy.benchmarking.measures import Latency, Percentile
 from rnp_deploy.errors import InputError
 
-__all__ = ["bootstrap_interval", "entropy_bits", "latency_report", "pareto"]
+__all__ = ["bootstrap_interval", "classes_of", "entropy_bits", "latency_report", "pareto"]
 
 _PER_MILLE = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99_9": 999}
 _TAIL = 0.025  # outside of a 95 % interval, on each side
@@ -117,6 +117,12 @@ def bootstrap_interval(
     drawn = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(draws)]
     low, high = np.percentile(drawn, [100 * _TAIL, 100 * (1 - _TAIL)])
     return float(low), float(high)
+
+
+def classes_of(outputs: NDArray[Any]) -> NDArray[np.int64]:
+    """``[N]``, where the largest of each of ``outputs`` ``[N, ...]`` is."""
+    classes: NDArray[np.int64] = outputs.reshape(len(outputs), -1).argmax(axis=1)
+    return classes
 
 
 def entropy_bits(counts: ArrayLike) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnp_deploy.benchmarking.report import ImageReport
+from rnp_deploy.benchmarking.statistics import classes_of
 from rnp_deploy.bundle.manifest import Manifest, Preprocessing
 from rnp_deploy.errors import MissingRuntimeError
 
@@ -42,7 +43,7 @@ def image_reports(
     Returns:
         Without thumbnails where Pillow is not installed.
     """
-    predicted = outputs.reshape(len(outputs), -1).argmax(axis=1)
+    predicted = classes_of(outputs)
 
     def report(i: int) -> ImageReport:
         picture = None

@@ -22,6 +22,7 @@ __all__ = [
     "Timed",
     "old_objects_left_alone",
     "timed_in_turns",
+    "whole_batches",
 ]
 
 _WINDOW = 5  # rounds whose median is compared with that of as many before
@@ -68,6 +69,12 @@ class _Run:
     before_ns: int
     took_ms: float
     device_ms: float | None
+
+
+def whole_batches(images: Images, batch: int, most: int) -> list[Images]:
+    """The first batches, ``most`` of them at most; a last short one is left out."""
+    starts = range(0, len(images) - batch + 1, batch)[:most]
+    return [images[start : start + batch] for start in starts]
 
 
 def timed_in_turns(

@@ -9,6 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from rnp_deploy.benchmarking.measures import Energy, Latency, Percentile
 from rnp_deploy.benchmarking.report import (
     RANDOM_STAMP,
     Balance,
@@ -19,15 +20,12 @@ from rnp_deploy.benchmarking.report import (
     ContenderReport,
     DataReport,
     DecisionReport,
-    Energy,
     Expected,
     ImageReport,
-    Latency,
     LoadReport,
     LoadRun,
     PathReport,
     PaysFrom,
-    Percentile,
     PieceReport,
     RequestRecord,
     Settings,

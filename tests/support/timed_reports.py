@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rnp_deploy.benchmarking.measures import Energy
 from rnp_deploy.benchmarking.report import (
     BenchReport,
     ContenderReport,
     DataReport,
     DecisionReport,
-    Energy,
     Expected,
     Settings,
     Subject,

@@ -8,8 +8,8 @@ import pytest
 from bundles import PricedMachine, small_manifest
 from rnp_deploy import Controller
 from rnp_deploy.benchmarking.balance import balance_of
+from rnp_deploy.benchmarking.measures import Energy
 from rnp_deploy.benchmarking.penalty_sweep import sweep_penalties
-from rnp_deploy.benchmarking.report import Energy
 from rnp_deploy.benchmarking.statistics import bootstrap_interval
 from rnp_deploy.errors import InputError
 from rnp_deploy.latency_calibration import latency_curve_of

@@ -12,7 +12,8 @@ from rnp_deploy.benchmarking import benchmark as module
 from rnp_deploy.benchmarking.benchmark import benchmark
 from rnp_deploy.benchmarking.cautions import warnings_of
 from rnp_deploy.benchmarking.inputs import Inputs, random_inputs
-from rnp_deploy.benchmarking.report import RANDOM_STAMP, BenchReport, Energy
+from rnp_deploy.benchmarking.measures import Energy
+from rnp_deploy.benchmarking.report import RANDOM_STAMP, BenchReport
 from rnp_deploy.benchmarking.settings import BenchSettings
 from rnp_deploy.errors import BundleError, EngineError, InputError
 

@@ -12,7 +12,8 @@ import pytest
 
 from bench_reports import hostile_report, labelled_report, minimal_report, random_inputs_report
 from rnp_deploy.benchmarking.charts import charts_from_report
-from rnp_deploy.benchmarking.report import RANDOM_STAMP, Balance, BatchSweep, Latency
+from rnp_deploy.benchmarking.measures import Latency
+from rnp_deploy.benchmarking.report import RANDOM_STAMP, Balance, BatchSweep
 from rnp_deploy.errors import MissingRuntimeError
 
 NAMES = ["latencies", "split", "balance", "macs", "roofline", "load", "batches"]

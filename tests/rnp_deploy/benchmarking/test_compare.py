@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rnp_deploy.benchmarking.compare import compare_reports
-from rnp_deploy.benchmarking.report import RANDOM_STAMP, Percentile
+from rnp_deploy.benchmarking.measures import Percentile
+from rnp_deploy.benchmarking.report import RANDOM_STAMP
 from rnp_deploy.errors import InputError
 from timed_reports import timed_report
 

@@ -7,7 +7,7 @@ import pytest
 
 from bundles import small_manifest
 from rnp_deploy.benchmarking.contenders import contender_reports, entries_of, outputs_of
-from rnp_deploy.benchmarking.report import Energy
+from rnp_deploy.benchmarking.measures import Energy
 from rnp_deploy.benchmarking.timing import Timed
 
 IMAGES = np.arange(7, dtype=np.float32)[:, None, None, None]

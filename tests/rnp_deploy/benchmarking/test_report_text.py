@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench_reports import labelled_report, minimal_report
-from rnp_deploy.benchmarking.report import Latency
+from rnp_deploy.benchmarking.measures import Latency
 from rnp_deploy.benchmarking.report_text import (
     contender_of_kind,
     number,
