@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
+# Test files that run side by side.
+JOBS ?= 2
 
 .PHONY: install demo results test test-gpu test-slow check lint types packaging clean
 
@@ -28,7 +30,7 @@ results: install
 	$(BIN)/python benchmarks/digits_results.py -o docs/results
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # On a machine with a GPU. ONNX Runtime and TensorRT for it are installed by hand: docs/gpu-results.md.
 test-gpu: install
@@ -42,6 +44,7 @@ check: lint types packaging
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.hpp' '*.h')
 
 # An installed copy, since the source tree has the sub-packages beside the package.
 types: install

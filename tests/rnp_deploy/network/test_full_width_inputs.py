@@ -130,7 +130,9 @@ def test_a_stage_that_turns_zeros_into_other_values_is_left_as_it_is(between):
 
 
 @pytest.mark.parametrize(
-    "between", [F.relu, nn.SiLU(), nn.Hardswish(), torch.tanh, nn.Identity(), nn.MaxPool2d(1)], ids=str
+    "between",
+    [F.relu, nn.SiLU(), nn.Hardswish(), torch.tanh, nn.Identity(), nn.MaxPool2d(1)],
+    ids=lambda between: getattr(between, "__name__", type(between).__name__),
 )
 def test_a_stage_that_keeps_zeros_is_rewritten(between):
     network = made(Crossing(between).eval(), (3, 6, 6))
