@@ -66,7 +66,9 @@ Plan plan_of(const Field& field) {
   Plan plan;
   plan.tensors = list_of(members["tensors"], plan_tensor_of);
   std::set<std::string_view> known;
-  for (const TensorSpec& tensor : plan.tensors) known.insert(tensor.name);
+  for (const TensorSpec& tensor : plan.tensors) {
+    if (!known.insert(tensor.name).second) field.refuse("has the tensor " + json_quoted(tensor.name) + " twice");
+  }
   plan.steps = list_of(members["steps"], [&](const Field& at) {
     Step step = step_of(at);
     check_names(at, step, known);

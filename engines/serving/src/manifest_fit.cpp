@@ -14,6 +14,8 @@ namespace rnp {
 
 namespace {
 
+// What the controller puts among the tensors of a plan is named so.
+constexpr std::string_view kAgentPrefix = "agent/";
 constexpr const char* kWeightsFile = "weights.bin";
 
 using Known = std::unordered_map<std::string_view, const TensorSpec*>;
@@ -29,11 +31,21 @@ class Fit {
 
   void check() {
     check_decisions();
+    for (const TensorSpec* end : {&manifest_.input, &manifest_.output}) {
+      if (end->dtype != DType::kFloat32 || end->follows) {
+        at_.refuse("has an input or output that is not float32, or follows a decision: " + json_quoted(end->name));
+      }
+    }
     known_.emplace(manifest_.input.name, &manifest_.input);
     for (std::size_t s = 0; s < manifest_.stages.size(); ++s) check_stage(s);
     const auto output = known_.find(manifest_.output.name);
     if (output == known_.end() || !(*output->second == manifest_.output)) {
       at_.refuse("has an output " + json_quoted(manifest_.output.name) + " that no stage makes as described");
+    }
+    for (const auto& [name, tensor] : known_) {
+      if (name.substr(0, kAgentPrefix.size()) == kAgentPrefix) {
+        at_.refuse("has a tensor " + json_quoted(name) + ", which is a name of the agent's");
+      }
     }
     check_files();
     check_description();
@@ -95,7 +107,7 @@ class Fit {
   void check_features(std::size_t s) {
     const std::string& name = manifest_.agent.steps[s - 1].features;
     const auto features = known_.find(name);
-    if (features == known_.end() || features->second->shape.size() != 1) {
+    if (features == known_.end() || features->second->shape.size() != 1 || features->second->follows) {
       refuse(s, "is opened by a decision whose features " + json_quoted(name) + " nothing before makes");
     }
   }

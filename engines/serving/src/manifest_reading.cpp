@@ -68,7 +68,7 @@ StageManifest stage_of(const Field& field) {
   StageManifest stage;
   stage.decision = unless_null(members["decision"], count_of);
   stage.input_decisions = list_of(members["input_decisions"], count_of);
-  stage.inputs = list_of(members["inputs"], network_tensor_of);
+  stage.inputs = list_of(members["inputs"], network_tensor_of, 1);
   stage.outputs = list_of(members["outputs"], network_tensor_of);
   stage.branches = list_of(members["branches"], branch_of, 1);
   members.close();

@@ -33,31 +33,34 @@ bool is_engine_set(const std::filesystem::path& directory) {
   return std::filesystem::is_regular_file(directory / kEnginesFile, refused);
 }
 
-void refuse_link(const std::filesystem::path& file) {
-  if (what_lies_at(file) == Found::kLink) {
-    throw Error(ErrorCode::kLink, file.string() + " is a link; only plain files are read");
+// Refuses a directory without a plain file `name`, before that is read.
+void check_plain(const std::filesystem::path& directory, const char* name, const std::string& otherwise) {
+  const std::string shown = directory.string();
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(directory, error);
+  if (status.type() == std::filesystem::file_type::not_found) {
+    throw Error(ErrorCode::kMissing, shown + " does not exist");
   }
+  if (status.type() == std::filesystem::file_type::none) {
+    throw Error(ErrorCode::kUnreadable, shown + " cannot be read: " + error.message());
+  }
+  const Found found = what_lies_at(directory / name);
+  if (found == Found::kLink) {
+    throw Error(ErrorCode::kLink, (directory / name).string() + " is a link; only plain files are read");
+  }
+  if (found != Found::kFile) throw Error(ErrorCode::kMissing, shown + " is " + otherwise);
 }
 
 EngineSetManifest read_engines(const std::filesystem::path& directory) {
-  const std::filesystem::path file = directory / kEnginesFile;
-  refuse_link(file);
+  check_plain(directory, kEnginesFile, "not an engine set: there is no engines.json; rnp-build writes one");
   const SignedJson read = read_signed(directory, kEnginesFile, kEnginesFormat);
-  return engine_set_from_json(read.value, file.string(), read.newer);
+  return engine_set_from_json(read.value, (directory / kEnginesFile).string(), read.newer);
 }
 
 BundleManifest read_manifest(const std::filesystem::path& directory) {
-  const std::filesystem::path file = directory / kManifestFile;
-  if (directory.native().find('\0') != std::string::npos || what_lies_at(directory) == Found::kNothing) {
-    throw Error(ErrorCode::kMissing, json_quoted(directory.native()) + " does not exist");
-  }
-  refuse_link(file);
-  if (what_lies_at(file) != Found::kFile) {
-    throw Error(ErrorCode::kMissing,
-                directory.string() + " is not a bundle: there is no " + kManifestFile + "; rnp-export writes one");
-  }
+  check_plain(directory, kManifestFile, "not a bundle: there is no manifest.json; rnp-export writes one");
   const SignedJson read = read_signed(directory, kManifestFile, kManifestFormat);
-  return {manifest_from_json(read.value, file.string(), read.newer), read.bytes_sha256};
+  return {manifest_from_json(read.value, (directory / kManifestFile).string(), read.newer), read.bytes_sha256};
 }
 
 }  // namespace
@@ -93,6 +96,9 @@ struct Package::Impl {
 Package::Package(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 
 Package Package::open(const std::filesystem::path& directory) {
+  if (directory.native().find('\0') != std::string::npos) {
+    throw Error(ErrorCode::kMissing, json_quoted(directory.native()) + " is no path");
+  }
   auto impl = std::make_shared<Impl>();
   impl->directory = directory;
   if (!is_engine_set(directory)) {

@@ -55,10 +55,29 @@ Step stage_step(const StageManifest& stage) {
   refuse("step " + std::to_string(step) + " " + why);
 }
 
-void check_tensors(const Plan& plan, const Manifest& manifest, const std::set<std::string>& wanted) {
-  std::set<std::string_view> names;
+using Tensors = std::unordered_map<std::string_view, const TensorSpec*>;
+
+// What the controller itself reads and writes is as it takes it.
+void check_end(const Tensors& tensors, const std::string& name, const std::vector<std::int64_t>& shape,
+               std::initializer_list<DType> dtypes) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) refuse("it has no tensor " + json_quoted(name));
+  const TensorSpec& tensor = *found->second;
+  if (tensor.shape != shape || tensor.follows ||
+      std::find(dtypes.begin(), dtypes.end(), tensor.dtype) == dtypes.end()) {
+    refuse("tensor " + json_quoted(name) + " is not of the shape and type that the network or the agent has");
+  }
+}
+
+void check_tensors(const Plan& plan, const Tensors& tensors, const Manifest& manifest) {
+  check_end(tensors, manifest.input.name, manifest.input.shape, {DType::kFloat32});
+  check_end(tensors, manifest.output.name, manifest.output.shape, {DType::kFloat32});
+  check_end(tensors, kPenalty, {}, {DType::kFloat32});
+  check_end(tensors, state_name(0), {manifest.agent.state_size}, {DType::kFloat32});
+  for (std::size_t t = 0; t < manifest.decisions.size(); ++t) {
+    check_end(tensors, option_name(t), {}, {DType::kInt32, DType::kInt64});
+  }
   for (const TensorSpec& tensor : plan.tensors) {
-    names.insert(tensor.name);
     if (!tensor.follows) continue;
     const auto t = static_cast<std::uint64_t>(*tensor.follows);
     if (t >= manifest.decisions.size() ||
@@ -66,9 +85,6 @@ void check_tensors(const Plan& plan, const Manifest& manifest, const std::set<st
         tensor.axis > static_cast<std::int64_t>(tensor.shape.size())) {
       refuse("tensor " + json_quoted(tensor.name) + " does not fit the decision it follows");
     }
-  }
-  for (const std::string& name : wanted) {
-    if (names.count(name) == 0) refuse("it has no tensor " + json_quoted(name));
   }
 }
 
@@ -85,6 +101,39 @@ void check_pieces(std::size_t index, const Step& step, const Manifest& manifest)
     fits = fits && seen.insert(options).second;
   }
   if (!fits) refuse(index, "has not one piece for each choice of options");
+}
+
+// What a step reads was made, what it makes was not, and both are as wide as its own options say.
+void check_names(std::size_t index, const Step& step, const Tensors& tensors, std::unordered_set<std::string>& made) {
+  const std::set<std::int64_t> options(step.option_decisions.begin(), step.option_decisions.end());
+  const auto check_width = [&](const std::string& name) {
+    const auto tensor = tensors.find(name);
+    if (tensor == tensors.end()) refuse(index, "names " + json_quoted(name) + ", which is no tensor of the plan");
+    if (tensor->second->follows && options.count(*tensor->second->follows) == 0) {
+      refuse(index, "takes or gives " + json_quoted(name) + " but not the option it follows");
+    }
+  };
+  for (const auto& [own, name] : step.inputs) {
+    if (made.count(name) == 0) refuse(index, "reads " + json_quoted(name) + " before it is made");
+    check_width(name);
+  }
+  for (const auto& [own, name] : step.outputs) {
+    if (!made.insert(name).second) refuse(index, "makes " + json_quoted(name) + " again");
+    check_width(name);
+  }
+}
+
+// Takes the decision of a step, if it has one.
+void check_decision(std::size_t index, const Step& step, std::size_t total, std::set<std::int64_t>& decided) {
+  if (!step.decides) return;
+  const auto t = static_cast<std::uint64_t>(*step.decides);
+  if (t >= total || !decided.insert(*step.decides).second) {
+    refuse(index, "takes a decision that there is not, or takes one again");
+  }
+  const std::string option = option_name(static_cast<std::size_t>(t));
+  const bool given = std::any_of(step.outputs.begin(), step.outputs.end(),
+                                 [&](const auto& output) { return output.second == option; });
+  if (!given) refuse(index, "takes decision " + std::to_string(t) + " and gives no option");
 }
 
 }  // namespace
@@ -114,13 +163,12 @@ Plan plan_of_bundle(const Manifest& manifest) {
 }
 
 void check_plan(const Plan& plan, const Manifest& manifest) {
-  std::unordered_set<std::string> made{manifest.input.name, kPenalty, state_name(0)};
-  std::set<std::string> wanted(made.begin(), made.end());
-  wanted.insert(manifest.output.name);
-  const std::size_t total = manifest.decisions.size();
-  for (std::size_t t = 0; t < total; ++t) wanted.insert(option_name(t));
-  check_tensors(plan, manifest, wanted);
+  Tensors tensors;
+  for (const TensorSpec& tensor : plan.tensors) tensors[tensor.name] = &tensor;
+  check_tensors(plan, tensors, manifest);
 
+  const std::size_t total = manifest.decisions.size();
+  std::unordered_set<std::string> made{manifest.input.name, kPenalty, state_name(0)};
   std::set<std::int64_t> decided;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
@@ -128,19 +176,11 @@ void check_plan(const Plan& plan, const Manifest& manifest) {
       if (decided.count(t) == 0) refuse(i, "needs options before they are chosen");
     }
     check_pieces(i, step, manifest);
-    for (const auto& [own, name] : step.inputs) {
-      if (made.count(name) == 0) refuse(i, "reads " + json_quoted(name) + " before it is made");
-    }
-    for (const auto& [own, name] : step.outputs) made.insert(name);
-    if (!step.decides) continue;
-    if (static_cast<std::uint64_t>(*step.decides) >= total || !decided.insert(*step.decides).second) {
-      refuse(i, "takes a decision that there is not, or takes one twice");
-    }
-  }
-  for (const std::string& name : wanted) {
-    if (made.count(name) == 0) refuse("no step makes " + json_quoted(name));
+    check_names(i, step, tensors, made);
+    check_decision(i, step, total, decided);
   }
   if (decided.size() != total) refuse("it leaves a decision open");
+  if (made.count(manifest.output.name) == 0) refuse("no step makes " + json_quoted(manifest.output.name));
 }
 
 }  // namespace rnp
