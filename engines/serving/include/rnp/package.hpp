@@ -30,6 +30,11 @@ class Package {
   // Throws Error.
   static Package open(const std::filesystem::path& directory);
 
+  // Of a controller over engines of the caller's: no files, so that read_verified throws Error(kMissing). The plan has
+  // to fit the manifest, as that of an opened package does; it is not checked.
+  static Package in_memory(Manifest manifest, Plan plan);
+
+  // Empty for one in memory.
   const std::filesystem::path& directory() const noexcept;
   const Manifest& manifest() const noexcept;
   // What is run, step by step: an engine set's own plan, or the bundle's graphs as they are.
