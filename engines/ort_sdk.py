@@ -113,10 +113,13 @@ def _copy_headers(
         return
     try:
         with unpacked_package(_PACKAGE, suite, sources) as unpacked:
-            for header in unpacked.rglob(_HEADER):
-                _copy_flat(header.parent, folder / "include")
+            found = [header.parent for header in unpacked.rglob(_HEADER)]
+            if found:
+                _copy_flat(found[0], folder / "include")
     except MissingRuntimeError as err:
         raise MissingRuntimeError(f"headers of ONNX Runtime: {err}; {_ELSEWHERE}") from err
+    if not found:
+        raise MissingRuntimeError(f"{_PACKAGE} of {suite} holds no {_HEADER}; {_ELSEWHERE}")
 
 
 def _copy_flat(include: Path, folder: Path) -> None:
