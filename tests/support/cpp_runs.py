@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,13 +25,14 @@ class Run:
     batch: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> str:
         """As run_arrays.cpp reads it."""
-        asked: dict[str, Any] = {"first": self.first, "batch": self.batch, "policy": "regroup"}
-        for name, value in self.arguments.items():
-            per_image = name == "penalty" and np.ndim(value) == 1
-            asked["penalties" if per_image else name] = np.asarray(value).tolist()
-        return asked
+        arguments = dict(self.arguments)
+        if np.ndim(arguments.get("penalty", 0.0)) == 1:
+            arguments["penalties"] = arguments.pop("penalty")
+        lists = [np.ravel(arguments.get(n, [])) for n in ("penalty", "penalties", "target_macs", "options")]
+        words = [f"{len(values)} {' '.join(map(repr, values.tolist()))}" for values in lists]
+        return f"{self.first} {self.batch} {arguments.get('policy', 'regroup')} {' '.join(words)}\n"
 
 
 def cpp_results(
@@ -42,13 +42,13 @@ def cpp_results(
     runs: Sequence[Run],
     threads: int,
     environment: Mapping[str, str] | None = None,
-    **settings: Any,
+    memory_budget_bytes: int = 0,
 ) -> list[Result]:
     """What the C++ controller gives; raises AssertionError with what it says where it fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        request = {"package": str(package), "threads": threads, "runs": [run.request() for run in runs]}
-        (folder / "request.json").write_text(json.dumps(request | settings))
+        request = f"{package}\n{threads} {memory_budget_bytes}\n{''.join(run.request() for run in runs)}"
+        (folder / "request").write_text(request)
         np.ascontiguousarray(images, np.float32).tofile(folder / "images")
         done = subprocess.run(
             [str(program), name], capture_output=True, text=True, env=environment, check=False

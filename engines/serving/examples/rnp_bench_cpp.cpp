@@ -11,12 +11,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <functional>
+#include <iomanip>
 #include <iostream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 
 namespace {
@@ -205,12 +207,14 @@ double percentile(std::vector<double> values, double share) {
   return values[low] + (values[high] - values[low]) * (place - std::floor(place));
 }
 
-nlohmann::json summary(const std::vector<double>& values) {
-  return {{"count", values.size()},
-          {"p10", percentile(values, 0.1)},
-          {"p50", percentile(values, 0.5)},
-          {"p90", percentile(values, 0.9)},
-          {"p99", percentile(values, 0.99)}};
+// Percentiles of times in whatever unit, as JSON.
+std::string summary(const std::vector<double>& values) {
+  std::ostringstream text;
+  text << "{\"count\": " << values.size();
+  for (const int percent : {10, 50, 90, 99}) {
+    text << ", \"p" << percent << "\": " << percentile(values, percent / 100.0);
+  }
+  return text.str() + "}";
 }
 
 struct Contender {
@@ -245,7 +249,13 @@ void time_in_turns(std::vector<Contender>& contenders, double duration_s, const 
   }
 }
 
-nlohmann::json measured(const Arguments& arguments) {
+struct Report {
+  rnp::Result last;  // run
+  std::vector<Contender> contenders;
+  std::vector<double> overheads_us;
+};
+
+Report measured(const Arguments& arguments) {
   rnp::ControllerOptions options;
   options.device = rnp::Device::kCpu;
   options.threads = arguments.threads;
@@ -279,30 +289,33 @@ nlohmann::json measured(const Arguments& arguments) {
   before = *pieces;
   time_in_turns(contenders, arguments.duration_s, after_controller);
 
-  nlohmann::json report{
-      {"package", arguments.package},
-      {"runtime", Ort::GetVersionString()},
-      {"batch", arguments.batch},
-      {"threads", arguments.threads},
-      {"options",
-       std::vector<std::int64_t>(last.options.begin(),
-                                 last.options.begin() + static_cast<std::ptrdiff_t>(last.options.size() / last.batch))},
-      {"macs", last.macs.front()},
-      {"overhead_us", summary(overheads_us)},
-      {"times_ms", nlohmann::json::object()}};
-  for (const Contender& contender : contenders) report["times_ms"][contender.name] = summary(contender.times_ms);
-  return report;
+  return {std::move(last), std::move(contenders), std::move(overheads_us)};
 }
 
-void print(const nlohmann::json& report) {
-  const auto line = [](const std::string& name, const nlohmann::json& times, const char* unit) {
-    std::cout << name << ": p50 " << times["p50"].get<double>() << ' ' << unit << ", p90 " << times["p90"].get<double>()
-              << ", p99 " << times["p99"].get<double>() << ", " << times["count"] << " runs\n";
+void print_json(const Arguments& arguments, const Report& report) {
+  std::cout << "{\"package\": " << std::quoted(arguments.package) << ", \"runtime\": \"" << Ort::GetVersionString()
+            << "\", \"batch\": " << arguments.batch << ", \"threads\": " << arguments.threads
+            << ", \"macs\": " << report.last.macs.front() << ",\n \"options\": [";
+  for (std::size_t t = 0; t < report.last.options.size() / report.last.batch; ++t) {
+    std::cout << (t == 0 ? "" : ", ") << report.last.options[t];
+  }
+  std::cout << "],\n \"overhead_us\": " << summary(report.overheads_us) << ",\n \"times_ms\": {";
+  for (const Contender& contender : report.contenders) {
+    std::cout << (&contender == &report.contenders.front() ? "" : ",\n  ") << std::quoted(contender.name) << ": "
+              << summary(contender.times_ms);
+  }
+  std::cout << "}}\n";
+}
+
+void print(const Arguments& arguments, const Report& report) {
+  const auto line = [](const std::string& name, const std::vector<double>& times, const char* unit) {
+    std::cout << name << ": p50 " << percentile(times, 0.5) << ' ' << unit << ", p90 " << percentile(times, 0.9)
+              << ", p99 " << percentile(times, 0.99) << ", " << times.size() << " runs\n";
   };
-  std::cout << report["package"].get<std::string>() << ", batch " << report["batch"] << ", threads "
-            << report["threads"] << ", ONNX Runtime " << report["runtime"].get<std::string>() << '\n';
-  for (const auto& [name, times] : report["times_ms"].items()) line(name, times, "ms");
-  line("controller, beyond its pieces", report["overhead_us"], "us");
+  std::cout << arguments.package << ", batch " << arguments.batch << ", threads " << arguments.threads
+            << ", ONNX Runtime " << Ort::GetVersionString() << '\n';
+  for (const Contender& contender : report.contenders) line(contender.name, contender.times_ms, "ms");
+  line("controller, beyond its pieces", report.overheads_us, "us");
 }
 
 }  // namespace
@@ -310,12 +323,8 @@ void print(const nlohmann::json& report) {
 int main(int count, char** given) {
   try {
     const Arguments arguments = parsed(count, given);
-    const nlohmann::json report = measured(arguments);
-    if (arguments.json) {
-      std::cout << report.dump(2) << '\n';
-    } else {
-      print(report);
-    }
+    const Report report = measured(arguments);
+    (arguments.json ? print_json : print)(arguments, report);
     return 0;
   } catch (const std::invalid_argument& error) {
     std::cerr << "rnp_bench_cpp: " << error.what() << '\n';
