@@ -5,10 +5,13 @@ find_path(ONNXRuntime_INCLUDE_DIR onnxruntime_cxx_api.h
   PATH_SUFFIXES include include/onnxruntime include/onnxruntime/core/session onnxruntime)
 find_library(ONNXRuntime_LIBRARY onnxruntime HINTS ${ONNXRUNTIME_ROOT} ENV ONNXRUNTIME_ROOT PATH_SUFFIXES lib lib64)
 
+set(ONNXRuntime_HOW_TO_GET "pass -DONNXRUNTIME_ROOT=DIR, a folder with include/ and lib/, such as an unpacked release \
+of ONNX Runtime, or what `python -m rnp_deploy.tools.onnxruntime_sdk -o DIR` lays out")
+
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(ONNXRuntime
   REQUIRED_VARS ONNXRuntime_LIBRARY ONNXRuntime_INCLUDE_DIR
-  REASON_FAILURE_MESSAGE "pass -DONNXRUNTIME_ROOT=DIR, a folder with include/ and lib/; docs/cpp.md says where to get one")
+  REASON_FAILURE_MESSAGE "${ONNXRuntime_HOW_TO_GET}")
 if(ONNXRuntime_FOUND AND NOT TARGET ONNXRuntime::ONNXRuntime)
   add_library(ONNXRuntime::ONNXRuntime UNKNOWN IMPORTED)
   set_target_properties(ONNXRuntime::ONNXRuntime PROPERTIES
