@@ -1,0 +1,415 @@
+#include "plan_runner.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "rnp/error.hpp"
+
+namespace rnp {
+namespace {
+
+// A tensor of one sample above this is large: to move it from part to part costs more than calls of more
+// samples save. Measured in Python's controller, docs/engine-sets.md.
+constexpr std::int64_t kLargeBytes = std::int64_t{1} << 18;
+// A part of a batch may have its largest tensor of this size, and at least one sample: larger ones leave the
+// caches before they are pooled.
+constexpr std::int64_t kPartBytes = std::int64_t{1} << 24;
+
+// The step from which on all tensors of a sample are small.
+std::size_t large_until(const std::vector<Place>& places, const std::vector<TensorSpec>& tensors) {
+  std::size_t until = 0;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    for (const std::vector<Edge>* edges : {&places[i].inputs, &places[i].outputs}) {
+      for (const Edge& edge : *edges) {
+        if (tensors[edge.tensor].largest_bytes() > kLargeBytes) until = i + 1;
+      }
+    }
+  }
+  return until;
+}
+
+std::size_t samples_of_part(const std::vector<TensorSpec>& tensors) {
+  std::int64_t largest = 1;
+  for (const TensorSpec& tensor : tensors) largest = std::max(largest, tensor.largest_bytes());
+  return static_cast<std::size_t>(std::max(std::int64_t{1}, kPartBytes / largest));
+}
+
+}  // namespace
+
+PlanRunner::PlanRunner(const Plan& plan, const Manifest& manifest, Backend& backend, std::uint64_t budget_bytes,
+                       Trace trace)
+    : manifest_(manifest),
+      memory_(backend.memory()),
+      on_host_(memory_.on_host()),
+      decisions_(manifest.decisions.size()),
+      engines_(plan, backend, budget_bytes, [this] { settle(); }),
+      workspaces_(plan, manifest.output.name, memory_),
+      pool_(memory_),
+      places_(places_of_plan(plan, manifest, engines_)),
+      last_uses_(last_uses(plan)),
+      trace_(std::move(trace)) {
+  const auto indices = tensor_indices(plan);
+  input_ = indices.at(manifest.input.name);
+  output_ = indices.at(manifest.output.name);
+  penalty_ = indices.at(kPenalty);
+  state_ = indices.at(state_name(0));
+  last_uses_[output_] = static_cast<std::ptrdiff_t>(places_.size());
+  // A device has no caches of this size, and copies between its tensors are cheap.
+  if (on_host_) large_until_ = large_until(places_, plan.tensors);
+  part_ = samples_of_part(plan.tensors);
+}
+
+void PlanRunner::run(const BatchRun& batch) {
+  const auto lock = turn();
+  run_in_turn(batch);
+  pool_.trim();
+}
+
+void PlanRunner::open(const std::vector<std::string>& files) {
+  const auto lock = turn();
+  engines_.open_within_budget(files);
+}
+
+MemoryReport PlanRunner::report() const {
+  MemoryReport report;
+  engines_.report(report);
+  report.workspace_bytes = workspaces_.bytes() + pool_.held_bytes();
+  return report;
+}
+
+// On a device engines are opened, run and released by one thread at a time.
+std::unique_lock<std::mutex> PlanRunner::turn() {
+  return on_host_ ? std::unique_lock<std::mutex>() : std::unique_lock<std::mutex>(turn_);
+}
+
+// Waits for the device, so that memory and calls may be released.
+void PlanRunner::settle() noexcept {
+  if (on_host_) return;
+  try {
+    memory_.synchronise();
+  } catch (const std::exception&) {
+    // A lost device: nothing runs on it any more, and the run itself has thrown.
+  }
+  in_flight_.clear();
+}
+
+void PlanRunner::run_in_turn(const BatchRun& batch) {
+  if (large_until_ != 0 && batch.count > part_ && !batch.round_up) {
+    Tensors tensors = run_divided(0, batch, nullptr);
+    run_regrouped(large_until_, batch, tensors);
+    return;
+  }
+  const auto workspace = workspaces_.lend(batch.count);
+  try {
+    run_lent(batch, *workspace);
+  } catch (...) {
+    settle();
+    throw;
+  }
+  in_flight_.clear();
+}
+
+void PlanRunner::run_lent(const BatchRun& batch, Workspace& workspace) {
+  const Part every{nullptr, batch.count};
+  put_inputs(workspace, batch, every);
+  const Reached reached = run_together(batch, every, workspace, 0, places_.size());
+  std::fill_n(batch.macs, batch.count, reached.macs);
+  if (reached.step == places_.size()) {
+    memory_.copy_out(batch.outputs, workspace.data(output_), batch.count * row_bytes(output_, batch.options));
+    return;
+  }
+  if (reached.step < large_until_) {
+    Tensors tensors = run_divided(reached.step, batch, &workspace);
+    run_regrouped(large_until_, batch, tensors);
+    return;
+  }
+  Tensors tensors(last_uses_.size());
+  const Rows rows = first_rows(batch.count);
+  for (const std::size_t tensor : made_before(reached.step, batch.deciding)) {
+    tensors[tensor].emplace(batch.count).put(rows, {workspace.data(tensor), row_bytes(tensor, batch.options), {}});
+  }
+  run_regrouped(reached.step, batch, tensors);
+}
+
+void PlanRunner::put_inputs(Workspace& workspace, const BatchRun& batch, Part part) {
+  if (void* const images = workspace.data(input_); images != nullptr) {
+    const std::size_t bytes = row_bytes(input_, nullptr);
+    for_each_run(nullptr, part.rows, part.count, [&](std::size_t to, std::size_t from, std::size_t rows) {
+      void* const here = row_of(images, to, bytes);
+      const void* const there = row_of(batch.images, from, bytes);
+      if (batch.images_on_device) {
+        memory_.copy_within(here, there, rows * bytes);
+      } else {
+        memory_.copy_in(here, there, rows * bytes);
+      }
+    });
+  }
+  if (void* const prices = workspace.data(penalty_); prices != nullptr) {
+    for_each_run(nullptr, part.rows, part.count, [&](std::size_t to, std::size_t from, std::size_t rows) {
+      memory_.copy_in(row_of(prices, to, sizeof(float)), batch.prices + from, rows * sizeof(float));
+    });
+  }
+  if (void* const state = workspace.data(state_); state != nullptr) {
+    memory_.zero(state, part.count * row_bytes(state_, nullptr));
+  }
+}
+
+// Runs steps from `first` until `until` as long as all samples take the same pieces. Between two convolutions nothing
+// of this loop is in the processor's caches: what can be looked up beforehand is.
+PlanRunner::Reached PlanRunner::run_together(const BatchRun& batch, Part part, Workspace& workspace, std::size_t first,
+                                             std::size_t until) {
+  const std::int64_t* const options = batch.options + part[0] * decisions_;  // the others' are the same
+  if (!batch.deciding && part.count > 1) until = std::min(until, first_apart(batch, part));
+  std::int64_t macs = 0;
+  for (std::size_t i = first; i < until; ++i) {
+    const Place& place = places_[i];
+    if (place.agent_only && !batch.deciding) continue;
+    const std::size_t key = place.key_of(options);
+    run_piece(place, key, workspace, options);
+    macs += place.pieces[key].macs;
+    if (place.decides == Place::kNone || !batch.deciding) continue;
+    if (!decide(batch, part, place, key, workspace)) return {i + 1, macs};
+  }
+  return {until, macs};
+}
+
+// Under a budget calls are bound for once: to keep them would keep their engines.
+void PlanRunner::run_piece(const Place& place, std::size_t key, Workspace& workspace, const std::int64_t* options) {
+  std::unique_ptr<BoundCall>& kept = workspace.call(place.first_piece + key);
+  if (kept != nullptr) {
+    kept->run();
+    return;
+  }
+  auto call = bind(place, key, workspace, options);
+  call->run();
+  if (engines_.evicts()) {
+    done_with(std::move(call));
+  } else {
+    kept = std::move(call);
+  }
+}
+
+std::unique_ptr<BoundCall> PlanRunner::bind(const Place& place, std::size_t key, const Workspace& workspace,
+                                            const std::int64_t* options) {
+  const auto views = [&](const std::vector<Edge>& edges) {
+    NamedTensors tensors;
+    for (const Edge& edge : edges) {
+      tensors.emplace_back(edge.inner, view(edge.tensor, workspace.data(edge.tensor), workspace.batch(), options));
+    }
+    return tensors;
+  };
+  return engines_.get(place.pieces[key].file)->bind(views(place.inputs), views(place.outputs));
+}
+
+void PlanRunner::done_with(std::unique_ptr<BoundCall> call) {
+  if (!on_host_) in_flight_.push_back(std::move(call));
+}
+
+// The first step at which samples of given options take different pieces.
+std::size_t PlanRunner::first_apart(const BatchRun& batch, Part part) const {
+  std::vector<bool> parted(decisions_, false);
+  const std::int64_t* const first = batch.options + part[0] * decisions_;
+  for (std::size_t i = 1; i < part.count; ++i) {
+    const std::int64_t* const options = batch.options + part[i] * decisions_;
+    for (std::size_t t = 0; t < decisions_; ++t) parted[t] = parted[t] || options[t] != first[t];
+  }
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    for (const std::size_t t : places_[i].decisions) {
+      if (parted[t]) return i;
+    }
+  }
+  return places_.size();
+}
+
+// Takes down what the agent chose; whether all samples go on together.
+bool PlanRunner::decide(const BatchRun& batch, Part part, const Place& place, std::size_t key, Workspace& workspace) {
+  const void* column = workspace.data(place.option_tensor);
+  if (!on_host_) {
+    const DType dtype = workspaces_.layout().tensors[place.option_tensor].dtype;
+    memory_.copy_out(workspace.host_column(), column, part.count * byte_size(dtype));
+    in_flight_.clear();
+    column = workspace.host_column();
+  }
+  return options_taken(batch, part, place, key, column);
+}
+
+bool PlanRunner::options_taken(const BatchRun& batch, Part part, const Place& place, std::size_t key,
+                               const void* column) {
+  const bool narrow = workspaces_.layout().tensors[place.option_tensor].dtype == DType::kInt32;
+  const bool together = narrow ? take_options(batch, part, place, key, static_cast<const std::int32_t*>(column))
+                               : take_options(batch, part, place, key, static_cast<const std::int64_t*>(column));
+  if (trace_) trace(batch, part, place.decides);
+  return together;
+}
+
+template <typename Option>
+bool PlanRunner::take_options(const BatchRun& batch, Part part, const Place& place, std::size_t key,
+                              const Option* column) {
+  const auto [low, high] = std::minmax_element(column, column + part.count);
+  if (*low < 1 || *high > manifest_.option_count(place.decides)) {
+    throw Error(ErrorCode::kEngine, engines_.path_of(place.pieces[key].file) + " chose option " + std::to_string(*low) +
+                                        ".." + std::to_string(*high) + "; decision " + std::to_string(place.decides) +
+                                        " has 1.." + std::to_string(manifest_.option_count(place.decides)));
+  }
+  for (std::size_t i = 0; i < part.count; ++i) {
+    batch.options[part[i] * decisions_ + place.decides] = batch.round_up ? *high : column[i];
+  }
+  return batch.round_up || *low == *high;
+}
+
+void PlanRunner::trace(const BatchRun& batch, Part part, std::size_t decision) const {
+  std::vector<std::int64_t> samples(part.count), options(part.count);
+  for (std::size_t i = 0; i < part.count; ++i) {
+    samples[i] = static_cast<std::int64_t>(batch.first_sample + part[i]);
+    options[i] = batch.options[part[i] * decisions_ + decision];
+  }
+  const std::chrono::duration<double, std::micro> since = std::chrono::steady_clock::now() - batch.start;
+  trace_({decision, manifest_.decisions[decision].conv, samples.data(), options.data(), part.count, since.count()});
+}
+
+// Runs steps `first` until tensors are small, in parts that fit the caches; what is left for later. Samples of equal
+// options so far are in one part, until they part too; then each goes by itself. `source` holds what the steps before
+// made; null before the first.
+PlanRunner::Tensors PlanRunner::run_divided(std::size_t first, const BatchRun& batch, const Workspace* source) {
+  if (first == 0) std::fill_n(batch.macs, batch.count, 0);
+  Tensors made(last_uses_.size());
+  std::vector<bool> read(decisions_, false);
+  for (std::size_t i = 0; i < large_until_; ++i) {
+    for (const std::size_t t : places_[i].decisions) read[t] = true;
+  }
+  std::vector<std::size_t> columns;
+  for (std::size_t t = 0; t < decisions_; ++t) {
+    if (read[t]) columns.push_back(t);
+  }
+  for (const Rows& rows : rows_by_options(first_rows(batch.count), batch.options, decisions_, columns)) {
+    for (std::size_t k = 0; k < rows.size(); k += part_) {
+      const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(k);
+      const Rows part(begin, begin + static_cast<std::ptrdiff_t>(std::min(part_, rows.size() - k)));
+      run_part(first, batch, part, part, source, made);
+    }
+  }
+  return made;
+}
+
+// Goes on from step `start` with samples `rows` of the batch, which are rows `here` of `source`.
+void PlanRunner::run_part(std::size_t start, const BatchRun& batch, const Rows& rows, const Rows& here,
+                          const Workspace* source, Tensors& made) {
+  const Part part{rows.data(), rows.size()};
+  const std::int64_t* const options = batch.options + rows[0] * decisions_;
+  const auto own = workspaces_.lend(rows.size());
+  if (source == nullptr) {
+    put_inputs(*own, batch, part);
+  } else {
+    for (const std::size_t tensor : made_before(start, batch.deciding)) {
+      copy_rows(memory_, own->data(tensor), nullptr, source->data(tensor), here.data(), rows.size(),
+                row_bytes(tensor, options));
+    }
+  }
+  const Reached reached = run_together(batch, part, *own, start, large_until_);
+  for (const std::size_t row : rows) batch.macs[row] += reached.macs;
+  if (reached.step < large_until_) {
+    for (std::size_t i = 0; i < rows.size(); ++i) run_part(reached.step, batch, {rows[i]}, {i}, &*own, made);
+    return;
+  }
+  for (const std::size_t tensor : made_before(large_until_, batch.deciding)) {
+    const std::size_t bytes = row_bytes(tensor, options);
+    RowData copy{nullptr, bytes, PooledBuffer(pool_, rows.size() * bytes)};
+    copy.data = copy.owned.data();
+    memory_.copy_within(copy.data, own->data(tensor), rows.size() * bytes);
+    if (!made[tensor]) made[tensor].emplace(batch.count);
+    made[tensor]->put(rows, std::move(copy));
+  }
+}
+
+// From step `first` on, those of the batch that take the same piece run together.
+void PlanRunner::run_regrouped(std::size_t first, const BatchRun& batch, Tensors& tensors) {
+  for (std::size_t i = first; i < places_.size(); ++i) {
+    if (batch.deciding || !places_[i].agent_only) run_step(i, batch, tensors);
+    for (const Edge& edge : places_[i].inputs) {
+      if (last_uses_[edge.tensor] == static_cast<std::ptrdiff_t>(i)) tensors[edge.tensor].reset();
+    }
+  }
+  const RowData outputs = tensors[output_]->take(first_rows(batch.count), memory_, pool_);
+  memory_.copy_out(batch.outputs, outputs.data, batch.count * outputs.row_bytes);
+}
+
+// Runs each piece of a step on the samples that take it.
+void PlanRunner::run_step(std::size_t step, const BatchRun& batch, Tensors& tensors) {
+  const Place& place = places_[step];
+  std::vector<RoutedTensor> made;
+  for (std::size_t i = 0; i < place.outputs.size(); ++i) made.emplace_back(batch.count);
+  for (const Rows& rows : rows_by_options(first_rows(batch.count), batch.options, decisions_, place.decisions)) {
+    run_group(place, batch, rows, tensors, made);
+  }
+  for (std::size_t i = 0; i < made.size(); ++i) tensors[place.outputs[i].tensor] = std::move(made[i]);
+}
+
+void PlanRunner::run_group(const Place& place, const BatchRun& batch, const Rows& rows, Tensors& tensors,
+                           std::vector<RoutedTensor>& made) {
+  const std::int64_t* const options = batch.options + rows[0] * decisions_;
+  const std::size_t key = place.key_of(options);
+  std::vector<RowData> taken;  // alive until the call is in the stream
+  NamedTensors inputs, outputs;
+  for (const Edge& edge : place.inputs) {
+    taken.push_back(tensors[edge.tensor]->take(rows, memory_, pool_));
+    inputs.emplace_back(edge.inner, view(edge.tensor, taken.back().data, rows.size(), options));
+  }
+  const void* column = nullptr;
+  for (std::size_t i = 0; i < place.outputs.size(); ++i) {
+    const std::size_t tensor = place.outputs[i].tensor, bytes = row_bytes(tensor, options);
+    RowData result{nullptr, bytes, PooledBuffer(pool_, bytes_of(rows.size(), bytes))};
+    result.data = result.owned.data();
+    outputs.emplace_back(place.outputs[i].inner, view(tensor, result.data, rows.size(), options));
+    if (tensor == place.option_tensor) column = result.data;
+    made[i].put(rows, std::move(result));
+  }
+  auto call = engines_.get(place.pieces[key].file)->bind(inputs, outputs);
+  call->run();
+  done_with(std::move(call));
+  for (const std::size_t row : rows) batch.macs[row] += place.pieces[key].macs;
+  if (place.decides == Place::kNone || !batch.deciding) return;
+  std::vector<std::byte> on_host;
+  if (!on_host_) {
+    on_host.resize(rows.size() * sizeof(std::int64_t));
+    memory_.copy_out(on_host.data(), column,
+                     rows.size() * byte_size(workspaces_.layout().tensors[place.option_tensor].dtype));
+    in_flight_.clear();
+    column = on_host.data();
+  }
+  options_taken(batch, {rows.data(), rows.size()}, place, key, column);
+}
+
+// Tensors there are before a step and that it or a later one reads.
+std::vector<std::size_t> PlanRunner::made_before(std::size_t first, bool deciding) const {
+  std::vector<bool> ready(last_uses_.size(), false);
+  for (const std::size_t tensor : {input_, penalty_, state_}) ready[tensor] = true;
+  for (std::size_t i = 0; i < first; ++i) {
+    if (places_[i].agent_only && !deciding) continue;
+    for (const Edge& edge : places_[i].outputs) ready[edge.tensor] = true;
+  }
+  std::vector<std::size_t> made;
+  for (std::size_t tensor = 0; tensor < ready.size(); ++tensor) {
+    if (ready[tensor] && last_uses_[tensor] >= static_cast<std::ptrdiff_t>(first)) made.push_back(tensor);
+  }
+  return made;
+}
+
+// Of one sample; `options` may be null for a tensor that follows none.
+std::size_t PlanRunner::row_bytes(std::size_t tensor, const std::int64_t* options) const {
+  const TensorSpec& spec = workspaces_.layout().tensors[tensor];
+  std::size_t bytes = byte_size(spec.dtype);
+  for (const std::int64_t size : spec.shape_at(options)) bytes *= static_cast<std::size_t>(size);
+  return bytes;
+}
+
+Tensor PlanRunner::view(std::size_t tensor, void* data, std::size_t count, const std::int64_t* options) const {
+  const TensorSpec& spec = workspaces_.layout().tensors[tensor];
+  Tensor view{data, spec.dtype, {static_cast<std::int64_t>(count)}};
+  const auto shape = spec.shape_at(options);
+  view.shape.insert(view.shape.end(), shape.begin(), shape.end());
+  return view;
+}
+
+}  // namespace rnp
