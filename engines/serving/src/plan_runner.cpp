@@ -10,36 +10,30 @@
 namespace rnp {
 namespace {
 
-// A tensor of one sample above this is large: to move it from part to part costs more than calls of more
-// samples save. Measured in Python's controller, docs/engine-sets.md.
-constexpr std::int64_t kLargeBytes = std::int64_t{1} << 18;
-// A part of a batch may have its largest tensor of this size, and at least one sample: larger ones leave the
-// caches before they are pooled.
-constexpr std::int64_t kPartBytes = std::int64_t{1} << 24;
-
 // The step from which on all tensors of a sample are small.
-std::size_t large_until(const std::vector<Place>& places, const std::vector<TensorSpec>& tensors) {
+std::size_t large_until(const std::vector<Place>& places, const std::vector<TensorSpec>& tensors,
+                        std::int64_t large_bytes) {
   std::size_t until = 0;
   for (std::size_t i = 0; i < places.size(); ++i) {
     for (const std::vector<Edge>* edges : {&places[i].inputs, &places[i].outputs}) {
       for (const Edge& edge : *edges) {
-        if (tensors[edge.tensor].largest_bytes() > kLargeBytes) until = i + 1;
+        if (tensors[edge.tensor].largest_bytes() > large_bytes) until = i + 1;
       }
     }
   }
   return until;
 }
 
-std::size_t samples_of_part(const std::vector<TensorSpec>& tensors) {
+std::size_t samples_of_part(const std::vector<TensorSpec>& tensors, std::int64_t part_bytes) {
   std::int64_t largest = 1;
   for (const TensorSpec& tensor : tensors) largest = std::max(largest, tensor.largest_bytes());
-  return static_cast<std::size_t>(std::max(std::int64_t{1}, kPartBytes / largest));
+  return static_cast<std::size_t>(std::max(std::int64_t{1}, part_bytes / largest));
 }
 
 }  // namespace
 
 PlanRunner::PlanRunner(const Plan& plan, const Manifest& manifest, Backend& backend, std::uint64_t budget_bytes,
-                       Trace trace)
+                       Trace trace, PartLimits limits)
     : manifest_(manifest),
       memory_(backend.memory()),
       on_host_(memory_.on_host()),
@@ -57,8 +51,8 @@ PlanRunner::PlanRunner(const Plan& plan, const Manifest& manifest, Backend& back
   state_ = indices.at(state_name(0));
   last_uses_[output_] = static_cast<std::ptrdiff_t>(places_.size());
   // A device has no caches of this size, and copies between its tensors are cheap.
-  if (on_host_) large_until_ = large_until(places_, plan.tensors);
-  part_ = samples_of_part(plan.tensors);
+  if (on_host_) large_until_ = large_until(places_, plan.tensors, limits.large_bytes);
+  part_ = samples_of_part(plan.tensors, limits.part_bytes);
 }
 
 void PlanRunner::run(const BatchRun& batch) {

@@ -35,6 +35,16 @@ struct BatchRun {
   std::chrono::steady_clock::time_point start{};
 };
 
+// When a batch goes through the host's caches in parts; as in Python, where docs/engine-sets.md has the measurements.
+struct PartLimits {
+  // A tensor of one sample above this is large: to move it from part to part costs more than calls of more samples
+  // save.
+  std::int64_t large_bytes = std::int64_t{1} << 18;
+  // A part of a batch may have its largest tensor of this size, and at least one sample: larger ones leave the caches
+  // before they are pooled.
+  std::int64_t part_bytes = std::int64_t{1} << 24;
+};
+
 // Runs a plan. Safe in many threads; on a device one batch runs at a time.
 class PlanRunner {
  public:
@@ -42,7 +52,7 @@ class PlanRunner {
 
   // `manifest` is kept by reference; `backend` and its memory have to outlive it. Throws Error(kPlan).
   PlanRunner(const Plan& plan, const Manifest& manifest, Backend& backend, std::uint64_t budget_bytes = 0,
-             Trace trace = {});
+             Trace trace = {}, PartLimits limits = {});
 
   // Throws Error: kEngine, kDevice, kMemory, kInput where N is too large, and what opening an engine throws.
   void run(const BatchRun& batch);
