@@ -95,16 +95,15 @@ class PlanReading {
   Place place_of(const Step& step, const std::vector<bool>& decided) const {
     Place place;
     place.agent_only = step.agent_only;
-    place.strides.resize(step.option_decisions.size());
     for (const std::int64_t t : step.option_decisions) {
       const auto decision = static_cast<std::size_t>(t);
       if (decision >= decided.size() || !decided[decision]) refuse(where_ + " needs options before they are chosen");
-      place.decisions.push_back(decision);
+      place.digits.push_back({decision, 0});
     }
     std::size_t table = 1;
-    for (std::size_t i = place.decisions.size(); i-- > 0;) {
-      place.strides[i] = table;
-      const std::size_t count = manifest_.decisions[place.decisions[i]].widths.size();
+    for (std::size_t i = place.digits.size(); i-- > 0;) {
+      place.digits[i].stride = table;
+      const std::size_t count = manifest_.decisions[place.digits[i].decision].widths.size();
       if (count == 0 || table > step.pieces.size() / count) refuse_pieces();
       table *= count;
     }
@@ -124,6 +123,7 @@ class PlanReading {
       if (place.decides >= decided.size() || decided[place.decides])
         refuse(where_ + " decides what is none of its own");
       place.option_tensor = indices_.at(option_name(place.decides));
+      place.option_bytes = byte_size(plan_.tensors[place.option_tensor].dtype);
       bool made = false;
       for (const Edge& edge : place.outputs) made = made || edge.tensor == place.option_tensor;
       if (!made) refuse(where_ + " decides and gives no option");
@@ -132,11 +132,11 @@ class PlanReading {
   }
 
   std::size_t key_of(const Place& place, const Piece& piece) const {
-    if (piece.options.size() != place.decisions.size()) refuse_pieces();
+    if (piece.options.size() != place.digits.size()) refuse_pieces();
     std::size_t key = 0;
     for (std::size_t i = 0; i < piece.options.size(); ++i) {
-      if (piece.options[i] < 1 || piece.options[i] > manifest_.option_count(place.decisions[i])) refuse_pieces();
-      key += static_cast<std::size_t>(piece.options[i] - 1) * place.strides[i];
+      if (piece.options[i] < 1 || piece.options[i] > manifest_.option_count(place.digits[i].decision)) refuse_pieces();
+      key += static_cast<std::size_t>(piece.options[i] - 1) * place.digits[i].stride;
     }
     return key;
   }
@@ -146,7 +146,9 @@ class PlanReading {
     for (const auto& [inner, name] : names) {
       const TensorSpec& spec = tensor(name);
       bool known = !spec.follows;
-      for (const std::size_t t : place.decisions) known = known || static_cast<std::size_t>(*spec.follows) == t;
+      for (const Digit& digit : place.digits) {
+        known = known || static_cast<std::size_t>(*spec.follows) == digit.decision;
+      }
       // Those that take one piece have to be of one width.
       if (!known) refuse(where_ + " has pieces for several sizes of '" + name + "'");
       found.push_back({inner, indices_.at(name)});
@@ -164,6 +166,12 @@ class PlanReading {
 };
 
 }  // namespace
+
+std::vector<std::size_t> Place::decisions() const {
+  std::vector<std::size_t> found;
+  for (const Digit& digit : digits) found.push_back(digit.decision);
+  return found;
+}
 
 std::vector<Place> places_of_plan(const Plan& plan, const Manifest& manifest, const EngineCache& engines) {
   return PlanReading(plan, manifest, engines).places();

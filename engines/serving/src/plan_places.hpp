@@ -21,26 +21,31 @@ struct PlacePiece {
   std::int64_t macs = 0;
 };
 
+// A decision whose option names the piece, and how far its options lie apart in the table.
+struct Digit {
+  std::size_t decision, stride;
+};
+
 struct Place {
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
-  std::vector<std::size_t> decisions;  // whose options name the piece
-  std::vector<std::size_t> strides;    // of each in `pieces`
-  std::vector<PlacePiece> pieces;
+  // What every run reads comes first: it is out of the processor's caches each time.
+  std::vector<Digit> digits;
   std::size_t first_piece = 0;  // of `pieces` among those of all places
-  std::vector<Edge> inputs, outputs;
   std::size_t decides = kNone;
   std::size_t option_tensor = kNone;  // where `decides`
+  std::size_t option_bytes = 0;       // of one of its values: 4 or 8
   bool agent_only = false;
+  std::vector<PlacePiece> pieces;
+  std::vector<Edge> inputs, outputs;
 
   // The piece for one sample's options, one per decision, each in range.
   std::size_t key_of(const std::int64_t* options) const noexcept {
     std::size_t key = 0;
-    for (std::size_t i = 0; i < decisions.size(); ++i) {
-      key += static_cast<std::size_t>(options[decisions[i]] - 1) * strides[i];
-    }
+    for (const Digit& digit : digits) key += static_cast<std::size_t>(options[digit.decision] - 1) * digit.stride;
     return key;
   }
+  std::vector<std::size_t> decisions() const;
 };
 
 // Throws Error(kPlan): what the loop would read or write beyond its memory with. The readers check more.

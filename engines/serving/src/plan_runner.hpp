@@ -80,7 +80,7 @@ class PlanRunner {
   void run_lent(const BatchRun& batch, Workspace& workspace);
   void put_inputs(Workspace& workspace, const BatchRun& batch, Part part);
   Reached run_together(const BatchRun& batch, Part part, Workspace& workspace, std::size_t first, std::size_t until);
-  void run_piece(const Place& place, std::size_t key, Workspace& workspace, const std::int64_t* options);
+  std::int64_t run_piece(const Place& place, std::size_t key, Workspace& workspace, const std::int64_t* options);
   std::unique_ptr<BoundCall> bind(const Place& place, std::size_t key, const Workspace& workspace,
                                   const std::int64_t* options);
   std::size_t first_apart(const BatchRun& batch, Part part) const;
@@ -108,9 +108,9 @@ class PlanRunner {
   const bool on_host_;
   const std::size_t decisions_;  // T
   EngineCache engines_;
+  const std::vector<Place> places_;
   Workspaces workspaces_;
   BufferPool pool_;
-  std::vector<Place> places_;
   std::size_t input_, output_, penalty_, state_;  // tensors of the plan
   std::vector<std::ptrdiff_t> last_uses_;         // by tensor; of the outputs: all steps
   std::size_t large_until_ = 0;                   // the step from which on all tensors of a sample are small

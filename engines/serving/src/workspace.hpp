@@ -17,6 +17,11 @@ namespace rnp {
 // The buffers of one batch size; one run uses it at a time.
 class Workspace {
  public:
+  struct Call {
+    std::unique_ptr<BoundCall> bound{};  // null until it is
+    std::int64_t macs = 0;               // of a sample
+  };
+
   // `pieces`: of all steps together.
   Workspace(const MemoryLayout& layout, std::size_t pieces, std::size_t batch, Memory& memory);
 
@@ -27,8 +32,8 @@ class Workspace {
     const std::size_t slot = layout_.slot_of[tensor];
     return slot == MemoryLayout::kNoSlot ? nullptr : slots_[slot].data();
   }
-  // Of a piece, counted through all steps; null until one is bound.
-  std::unique_ptr<BoundCall>& call(std::size_t piece) noexcept { return calls_[piece]; }
+  // Of a piece, counted through all steps.
+  Call& call(std::size_t piece) noexcept { return calls_[piece]; }
   // Where a device's options [N], of at most 8 bytes each, are copied to.
   void* host_column() noexcept { return host_column_.data(); }
 
@@ -37,7 +42,7 @@ class Workspace {
   std::size_t batch_, bytes_;
   std::vector<Buffer> slots_;
   std::vector<std::byte> host_column_;
-  std::vector<std::unique_ptr<BoundCall>> calls_;  // go before the memory they are bound to
+  std::vector<Call> calls_;  // go before the memory they are bound to
 };
 
 // Idle workspaces, to be used again by runs of the same batch size. Safe in many threads.
