@@ -5,18 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "rnp/rnp.h"
-#include "rnp/rnp.hpp"
-
-struct rnp_package {
-  rnp::Package package;
-};
-
-struct rnp_controller {
-  rnp_controller(const rnp::Package& package, rnp::ControllerOptions options)
-      : controller(package, std::move(options)) {}
-  rnp::Controller controller;
-};
+#include "c_handles.hpp"
 
 namespace {
 
