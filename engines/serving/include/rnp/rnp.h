@@ -16,6 +16,8 @@ typedef struct rnp_controller rnp_controller;
 /* 0: done; others as rnp::ErrorCode, in its order from 1. */
 typedef int rnp_status;
 
+/* Of this library, such as "0.1.0". */
+const char* rnp_version(void);
 /* Of a status, such as "file-hash"; "ok" for 0. */
 const char* rnp_status_name(rnp_status status);
 /* Of the last call of this thread that failed; valid until its next call. Never null. */
@@ -47,7 +49,9 @@ typedef struct rnp_network_info {
 rnp_status rnp_package_info(const rnp_package* package, rnp_network_info* info);
 
 typedef struct rnp_controller_options {
-  size_t struct_size; /* sizeof(rnp_controller_options); set by rnp_controller_defaults */
+  /* sizeof(rnp_controller_options), set by rnp_controller_defaults. A library takes the sizes of its own header and of
+   * earlier ones, whose missing fields have their defaults; larger or smaller ones are refused. */
+  size_t struct_size;
   int device;
   int threads; /* 0: one per core */
   int preload; /* 0 none, 1 common, 2 all */
@@ -70,7 +74,7 @@ rnp_status rnp_controller_create(const rnp_package* package, const rnp_controlle
 void rnp_controller_free(rnp_controller* controller);
 
 typedef struct rnp_run_options {
-  size_t struct_size;     /* sizeof(rnp_run_options); set by rnp_run_defaults */
+  size_t struct_size;     /* sizeof(rnp_run_options), set by rnp_run_defaults; as in rnp_controller_options */
   const float* penalties; /* [N], or one where one_penalty is set, or null */
   int one_penalty;
   double target_macs;     /* 0: none */
