@@ -1,6 +1,7 @@
 #include "cuda_memory.hpp"
 
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,7 +15,7 @@ constexpr std::size_t kSmallestClass = 9;      // 512 bytes
 constexpr std::size_t kLargestClass = 46;      // 64 TiB
 constexpr std::size_t kStagingBytes = 262144;  // in all
 constexpr std::size_t kStagedBytes = 65536;    // of one copy at most; larger ones are waited for
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kAlignment = 256;        // TensorRT wants as much of every tensor
 
 CuPointer address(const void* data) noexcept { return reinterpret_cast<CuPointer>(data); }
 
@@ -74,17 +75,18 @@ void CudaMemory::use_stream(CuStream callers) {
 
 CudaMemory::~CudaMemory() {
   const CudaDriver& cuda = context_.driver();
+  std::optional<CurrentContext> current;
   try {
-    const CurrentContext current(context_);
-    cuda.stream_synchronise.pointer(stream_);  // a device that is lost says so here; the rest is tried all the same
-    for (const auto& [block, described] : blocks_) {
-      return_to_source(block);
-    }
-    cuda.host_free.pointer(staging_);
-    if (owns_stream_) {
-      cuda.stream_destroy.pointer(stream_);
-    }
-  } catch (const Error&) {  // the device is lost, and its memory with it
+    current.emplace(context_);
+  } catch (const Error&) {  // the device is lost, and all below fails but for the caller's allocator
+  }
+  cuda.stream_synchronise.pointer(stream_);
+  for (const auto& [block, described] : blocks_) {
+    return_to_source(block);
+  }
+  cuda.host_free.pointer(staging_);
+  if (owns_stream_) {
+    cuda.stream_destroy.pointer(stream_);
   }
 }
 
@@ -124,7 +126,7 @@ void* CudaMemory::block_from_source(std::size_t bytes) {
     void* block = allocator_.allocate(allocator_.context, bytes);
     if (address(block) % kAlignment != 0) {
       allocator_.release(allocator_.context, block);
-      throw Error(ErrorCode::kMemory, "the caller's allocator gave memory that is not aligned to 64 bytes");
+      throw Error(ErrorCode::kInput, "the caller's allocator gave memory that is not aligned to 256 bytes; align it");
     }
     return block;
   }

@@ -20,8 +20,8 @@ enum class Preload { kNone, kCommon, kAll };
 // Serial: one after another. Round-up: at every decision all take the largest option any of them chose.
 enum class Policy { kRegroup, kSerial, kRoundUp };
 
-// Takes the place of the library's own allocation of tensors, on the device that is run on: 64 bytes aligned.
-// Called from the threads that call the controller; must outlive it.
+// Takes the place of the library's own allocation of tensors, on the device that is run on: aligned to 64 bytes, on a
+// GPU to 256. Called from the threads that call the controller; must outlive it.
 struct Allocator {
   void* (*allocate)(void* context, std::size_t bytes) = nullptr;  // null where memory is short
   void (*release)(void* context, void* data) = nullptr;
