@@ -9,7 +9,7 @@ rnp_flags(fake_cuda)
 
 # trt_backend.cpp of its own, against the stand-in's header: it takes the place of the library's.
 add_executable(rnp_cuda_tests
-  ${RNP_TEST_DIR}/catch_main.cpp
+  ${RNP_TEST_DIR}/test_main.cpp
   ${RNP_TEST_DIR}/test_cuda_driver.cpp
   ${RNP_TEST_DIR}/test_cuda_memory.cpp
   ${RNP_TEST_DIR}/test_trt_backend.cpp
