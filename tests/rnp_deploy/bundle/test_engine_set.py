@@ -166,7 +166,11 @@ REFUSALS = {
         edited(lambda raw: raw["plan"]["steps"][0].update(decides=1)), BundleError, ["step 0 takes decision 1"],
     ),
     "a decision nobody takes": (
-        edited(lambda raw: raw["plan"]["steps"][2].update(decides=None)), BundleError, ["leaves a decision"],
+        edited(lambda raw: raw["plan"]["steps"][2].update(decides=None)), BundleError,
+        ["step 3 needs options before they are chosen"],
+    ),
+    "an output nobody makes": (
+        edited(lambda raw: raw["plan"]["steps"].pop()), BundleError, ["leaves a decision or the output unmade"],
     ),
     "a step too early": (
         edited(lambda raw: raw["plan"]["steps"][0].update(option_decisions=[1])), BundleError,
