@@ -114,12 +114,11 @@ class EngineSet:
 
 
 def is_engine_set(path: Path) -> bool:
-    """Whether a directory claims to be one: there is an entry of that name, of whatever kind."""
+    """Whether a directory claims to be one."""
     try:
-        (path / ENGINES_FILE).lstat()
-    except (OSError, ValueError):  # none, a name too long, a folder that may not be entered
+        return (path / ENGINES_FILE).is_file()  # or a link to one, which is refused when it is read
+    except OSError:  # a name too long, a folder that may not be entered
         return False
-    return True
 
 
 def check_not_an_engine_set(path: Path) -> None:

@@ -58,7 +58,9 @@ def sized(root: Path, file: FileManifest) -> Path:
     if status is None:
         raise IntegrityError(f"{path} is missing; {_REMEDY}", code="file-missing")
     if not stat.S_ISREG(status.st_mode):
-        raise IntegrityError(f"{path} is no plain file; {_REMEDY}", code="file-missing")
+        raise IntegrityError(
+            f"{path} is no plain file of the {file.bytes} bytes listed; {_REMEDY}", code="file-size"
+        )
     if status.st_size != file.bytes:
         raise IntegrityError(
             f"{path} has {status.st_size} bytes, not the {file.bytes} listed; {_REMEDY}", code="file-size"
