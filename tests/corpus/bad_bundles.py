@@ -325,7 +325,7 @@ def bad_files(name: str, hashed: bool = True) -> list[Recipe]:
         return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
 
     def flipped(at: int) -> Any:
-        return changed(lambda d: d[:at] + bytes([d[at] ^ 1]) + d[at + 1 :])
+        return changed(lambda d: d[:at] + bytes([d[at] ^ 1]) + d[at:][1:])
 
     cases = [
         Recipe(f"{name} {kind}", "link", f"{name} is a link", replaced_by(kind, name))

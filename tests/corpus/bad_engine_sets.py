@@ -74,7 +74,6 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
 
 #: Where, value, what is wrong: the plan beside the network.
 PLANS: tuple[tuple[str, Any, str], ...] = (
-    ("plan.tensors.0.name", "agent/prices", "no prices"),
     ("plan.tensors.0.dtype", "float16", "prices of half precision"),
     ("plan.tensors.0.shape", [2], "prices of two numbers"),
     ("plan.tensors.1.shape", [2], "a first state of another size"),
@@ -152,9 +151,16 @@ def _manifests() -> list[Recipe]:
         Recipe("set of other images", "plan", "a network with other images",
                set_manifest_edited(lambda raw: (at("preprocessing", None)(raw),
                                                 everywhere("images", {"shape": [1, 2, 3]})(raw)))),
+        Recipe("set without prices", "plan", "no prices", edited(_without_prices, ENGINES)),
         Recipe("plan before files", "plan", "the plan is looked at before files",
                lambda f: (edit(f, ENGINES, at("plan.steps", [])), os.remove(f / "weights.bin"))),
     ]  # fmt: skip
+
+
+def _without_prices(raw: dict[str, Any]) -> None:
+    del raw["plan"]["tensors"][0]
+    for step in raw["plan"]["steps"][:2]:
+        del step["inputs"]["agent/penalty"]
 
 
 def _third_option(raw: dict[str, Any]) -> None:
