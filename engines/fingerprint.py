@@ -48,8 +48,8 @@ def fingerprint() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's model, as the system names it."""
-    return _cpuinfo("model name") or platform.processor() or "unknown"
+    """The first processor's model, as ``/proc/cpuinfo`` names it."""
+    return _cpuinfo("model name") or "unknown"
 
 
 def _cpuinfo(field: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rnp_deploy.bundle.fields import Count, Frozen, Size
+from rnp_deploy.bundle.fields import Count, Frozen, Size, check_values_per_sample
 from rnp_deploy.bundle.manifest import Manifest, TensorManifest
 from rnp_deploy.dtypes import storage_dtype
 
@@ -55,6 +54,11 @@ class PlanTensor(Frozen):
     follows: Count | None = None
     axis: Size = 1
     sizes: tuple[Size, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> PlanTensor:
+        check_values_per_sample(self.name, self.shape, self.axis, self.sizes)
+        return self
 
     def shape_at(self, options: Sequence[int]) -> tuple[int, ...]:
         """The shape without N, for one option per decision."""
@@ -112,6 +116,8 @@ class Plan(Frozen):
     @model_validator(mode="after")
     def _names_are_known(self) -> Plan:
         known = {tensor.name for tensor in self.tensors}
+        if len(known) != len(self.tensors):
+            raise ValueError("a tensor stands twice in the plan")
         for i, step in enumerate(self.steps):
             unknown = sorted({*step.inputs.values(), *step.outputs.values()} - known)
             if unknown:
@@ -130,37 +136,77 @@ class Plan(Frozen):
 def check_plan(plan: Plan, manifest: Manifest) -> None:
     """Refuse a plan that could not be run for a network; raises ValueError.
 
-    Every tensor is made before it is read, every decision is taken once and before its option
-    names a piece or sizes a tensor, and every choice of options has a piece.
+    Every tensor is made once and before it is read, every decision is taken once and before its option
+    names a piece or sizes a tensor, every choice of options has a piece, and what the controller itself
+    reads and writes is as it takes it.
     """
     counts = manifest.option_counts
     tensors = {tensor.name: tensor for tensor in plan.tensors}
-    made = {manifest.inputs[0].name, PENALTY, state_name(0)}
-    wanted = made | {option_name(t) for t in range(len(counts))} | {manifest.outputs[0].name}
-    missing = sorted(wanted - set(tensors))
-    if missing:
-        raise ValueError(f"it has no tensor {missing[0]!r}")
+    _check_ends(tensors, manifest)
     for tensor in plan.tensors:
         t = tensor.follows
         if t is not None and (
             t >= len(counts) or len(tensor.sizes) != counts[t] or tensor.axis > len(tensor.shape)
         ):
             raise ValueError(f"tensor {tensor.name!r} does not fit the decision it follows")
-    decided: list[int] = []
+    made = {manifest.inputs[0].name, PENALTY, state_name(0)}
+    decided: set[int] = set()
     for i, step in enumerate(plan.steps):
-        if not set(step.option_decisions) <= set(decided):
+        if not decided.issuperset(step.option_decisions):
             raise ValueError(f"step {i} needs options before they are chosen")
-        every = set(itertools.product(*(range(1, counts[t] + 1) for t in step.option_decisions)))
-        if {piece.options for piece in step.pieces} != every or len(step.pieces) != len(every):
-            raise ValueError(f"step {i} has not one piece for each choice of options")
-        unmade = sorted(set(step.inputs.values()) - made)
-        if unmade:
-            raise ValueError(f"step {i} reads {unmade[0]!r} before it is made")
-        made.update(step.outputs.values())
-        if step.decides is not None:
-            decided.append(step.decides)
-    if sorted(decided) != list(range(len(counts))) or not wanted <= made:
-        raise ValueError("it leaves a decision or the output unmade, or makes one twice")
+        _check_pieces(i, step, counts)
+        _check_tensors(i, step, tensors, made)
+        t = step.decides
+        if t is not None:
+            if t in decided or t >= len(counts) or option_name(t) not in step.outputs.values():
+                raise ValueError(
+                    f"step {i} takes decision {t}, which is none or taken already, or gives no option"
+                )
+            decided.add(t)
+    if len(decided) != len(counts) or manifest.outputs[0].name not in made:
+        raise ValueError("it leaves a decision or the output unmade")
+
+
+def _check_tensors(i: int, step: Step, tensors: Mapping[str, PlanTensor], made: set[str]) -> None:
+    """Refuse a step that reads what is not made, or makes what is; adds what it makes. Raises ValueError."""
+    unmade = sorted(set(step.inputs.values()) - made)
+    if unmade:
+        raise ValueError(f"step {i} reads {unmade[0]!r} before it is made")
+    for name in step.outputs.values():
+        if name in made:
+            raise ValueError(f"step {i} makes {name!r} again")
+        made.add(name)
+    for name in (*step.inputs.values(), *step.outputs.values()):
+        if tensors[name].follows not in (None, *step.option_decisions):
+            raise ValueError(f"step {i} takes or gives {name!r} but not the option it follows")
+
+
+def _check_ends(tensors: Mapping[str, PlanTensor], manifest: Manifest) -> None:
+    """Refuse other tensors than the controller takes at both ends and of the agent."""
+    ends = {tensor.name: tensor.shape for tensor in (*manifest.inputs, *manifest.outputs)}
+    floats = ends | {PENALTY: (), state_name(0): (manifest.agent.state_size,)}
+    options = {option_name(t): () for t in range(len(manifest.decisions))}
+    for name, shape in (floats | options).items():
+        if name not in tensors:
+            raise ValueError(f"it has no tensor {name!r}")
+        found, dtypes = tensors[name], ("float32",) if name in floats else ("int32", "int64")
+        if found.shape != shape or found.follows is not None or found.dtype not in dtypes:
+            raise ValueError(f"tensor {name!r} is not of shape {shape} and {' or '.join(dtypes)}")
+
+
+def _check_pieces(i: int, step: Step, counts: Sequence[int]) -> None:
+    """Refuse a step without exactly one piece for each choice of options; raises ValueError.
+
+    Numbers of pieces are compared before any choice is: their product may be huge.
+    """
+    most = [counts[t] for t in step.option_decisions]
+    keys = {piece.options for piece in step.pieces}
+    each = len(keys) == len(step.pieces) == math.prod(most) and all(
+        len(key) == len(most) and all(option <= k for option, k in zip(key, most, strict=True))
+        for key in keys
+    )
+    if not each:
+        raise ValueError(f"step {i} has not one piece for each choice of options")
 
 
 def plan_of_bundle(manifest: Manifest) -> Plan:

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
-from rnp_deploy.bundle.files import check_unchanged, confined, file_identity, sized, verified
+from rnp_deploy.bundle.files import check_unchanged, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
-from rnp_deploy.bundle.reading import MANIFEST_FILE, read_manifest
+from rnp_deploy.bundle.reading import MANIFEST_FILE, check_listed_paths, check_plain, read_manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
 from rnp_deploy.errors import BundleError, EngineSetMismatchError, InputError, IntegrityError
 from rnp_deploy.hashing import file_sha256
@@ -116,7 +116,7 @@ class EngineSet:
 def is_engine_set(path: Path) -> bool:
     """Whether a directory claims to be one."""
     try:
-        return (path / ENGINES_FILE).is_file()
+        return (path / ENGINES_FILE).is_file()  # or a link to one, which is refused when it is read
     except OSError:  # a name too long, a folder that may not be entered
         return False
 
@@ -130,13 +130,10 @@ def check_not_an_engine_set(path: Path) -> None:
 def read_engines(path: Path) -> EngineSetManifest:
     """Read and check ``engines.json`` alone; raises as :func:`open_engine_set`."""
     file = path / ENGINES_FILE
-    if is_engine_set(path) and file.is_symlink():
-        raise IntegrityError(f"{file} is a link; only plain files are read")
+    check_plain(path, ENGINES_FILE, "not an engine set", "rnp-build writes one")
     raw = read_signed(file, ENGINES_FORMAT)
-    engines = validated(EngineSetManifest, raw, file, ENGINES_FORMAT)
-    for listed in engines.files:
-        confined(path, listed.path)
-    return engines
+    check_listed_paths(path, raw)
+    return validated(EngineSetManifest, raw, file, ENGINES_FORMAT)
 
 
 def open_engine_set(path: str | Path) -> EngineSet:
@@ -153,13 +150,17 @@ def open_engine_set(path: str | Path) -> EngineSet:
     try:
         manifest_sha256 = file_sha256(path / MANIFEST_FILE)
     except OSError as err:
-        raise IntegrityError(f"{path / MANIFEST_FILE} cannot be read: {err}") from err
+        raise IntegrityError(f"{path / MANIFEST_FILE} cannot be read: {err}", code="unreadable") from err
     if manifest_sha256 != engines.bundle_sha256:
-        raise IntegrityError(f"{path / MANIFEST_FILE} is of another bundle; {ENGINES_FORMAT.remedy}")
+        raise IntegrityError(
+            f"{path / MANIFEST_FILE} is of another bundle; {ENGINES_FORMAT.remedy}", code="other-bundle"
+        )
     try:
         check_plan(engines.plan, manifest)
     except ValueError as err:
-        raise BundleError(f"{path / ENGINES_FILE}: plan: {err}; {ENGINES_FORMAT.remedy}") from err
+        raise BundleError(
+            f"{path / ENGINES_FILE}: plan: {err}; {ENGINES_FORMAT.remedy}", code="plan"
+        ) from err
     pieces = {piece.file for step in engines.plan.steps for piece in step.pieces}
     on_disk = {}
     for file in engines.files:

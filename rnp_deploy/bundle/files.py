@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from rnp_deploy.bundle.manifest import FileManifest
 from rnp_deploy.errors import IntegrityError
@@ -29,37 +30,52 @@ def check_unchanged(root: Path, identities: Mapping[str, tuple[int, ...]], kind:
     """Refuse files that have another identity than when they were hashed; raises IntegrityError."""
     for relative, identity in identities.items():
         if file_identity(root / relative) != identity:
-            raise IntegrityError(f"{root / relative} was replaced after loading; load the {kind} again")
+            raise IntegrityError(
+                f"{root / relative} was replaced after loading; load the {kind} again", code="changed"
+            )
 
 
 def confined(root: Path, relative: str) -> Path:
     """The file that a listed path names, inside ``root`` and behind no link; raises IntegrityError."""
-    pure = PurePosixPath(relative)
-    plain = relative == str(pure) and "\\" not in relative and "\0" not in relative and ":" not in relative
-    if not relative or not plain or pure.is_absolute() or ".." in pure.parts or relative == ".":
-        raise IntegrityError(f"{root}: the listed path {relative!r} leaves the directory; do not use it")
+    parts = relative.split("/")
+    if not {"", ".", ".."}.isdisjoint(parts) or not set("\\:\0").isdisjoint(relative):
+        raise IntegrityError(
+            f"{root}: the listed path {relative!r} leaves the directory; do not use it", code="path"
+        )
     path = root
-    for part in pure.parts:
+    for part in parts:
         path = path / part
-        try:
-            linked = path.is_symlink()
-        except OSError as err:
-            raise IntegrityError(f"{path} cannot be read: {err}") from err
-        if linked:
-            raise IntegrityError(f"{path} is a link; only plain files are read")
+        status = _status(path)
+        if status is not None and stat.S_ISLNK(status.st_mode):
+            raise IntegrityError(f"{path} is a link; only plain files are read", code="link")
     return path
 
 
 def sized(root: Path, file: FileManifest) -> Path:
     """A listed file of the recorded size; raises IntegrityError."""
     path = confined(root, file.path)
-    try:
-        status = path.stat()
-    except OSError as err:
-        raise IntegrityError(f"{path} is missing; {_REMEDY}") from err
-    if not stat.S_ISREG(status.st_mode) or status.st_size != file.bytes:
-        raise IntegrityError(f"{path} has {status.st_size} bytes, not the {file.bytes} listed; {_REMEDY}")
+    status = _status(path)
+    if status is None:
+        raise IntegrityError(f"{path} is missing; {_REMEDY}", code="file-missing")
+    if not stat.S_ISREG(status.st_mode):
+        raise IntegrityError(
+            f"{path} is no plain file of the {file.bytes} bytes listed; {_REMEDY}", code="file-size"
+        )
+    if status.st_size != file.bytes:
+        raise IntegrityError(
+            f"{path} has {status.st_size} bytes, not the {file.bytes} listed; {_REMEDY}", code="file-size"
+        )
     return path
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of the file itself, not of what a link names; None where there is none. Raises IntegrityError."""
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as err:
+        raise IntegrityError(f"{path} cannot be read: {err}", code="unreadable") from err
 
 
 def verified(root: Path, file: FileManifest, *, read: bool) -> bytes:
@@ -78,7 +94,7 @@ def verified(root: Path, file: FileManifest, *, read: bool) -> bytes:
         data = path.read_bytes() if read else b""
         digest = hashlib.sha256(data).hexdigest() if read else file_sha256(path)
     except OSError as err:
-        raise IntegrityError(f"{path} cannot be read: {err}") from err
+        raise IntegrityError(f"{path} cannot be read: {err}", code="unreadable") from err
     if digest != file.sha256:
-        raise IntegrityError(f"{path}: its sha256 is not the one listed; {_REMEDY}")
+        raise IntegrityError(f"{path}: its sha256 is not the one listed; {_REMEDY}", code="file-hash")
     return data

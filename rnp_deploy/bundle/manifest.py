@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from rnp_deploy.bundle.calibration import Calibration
-from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
+from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size, check_values_per_sample
 from rnp_deploy.bundle.precision import PrecisionReport
 
 __all__ = [
@@ -54,6 +54,11 @@ class TensorManifest(Frozen):
     follows: Count | None = None
     axis: Size = 1
     sizes: tuple[Size, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> TensorManifest:
+        check_values_per_sample(self.name, self.shape, self.axis, self.sizes)
+        return self
 
     def shape_at(self, options: Mapping[int, int]) -> tuple[int, ...]:
         """The shape, without the batch axis, for decision → option."""
@@ -125,7 +130,7 @@ class StageManifest(Frozen):
 
     decision: Count | None
     input_decisions: tuple[Count, ...]
-    inputs: tuple[TensorManifest, ...]
+    inputs: Annotated[tuple[TensorManifest, ...], Field(min_length=1)]
     outputs: tuple[TensorManifest, ...]
     branches: Annotated[tuple[BranchManifest, ...], Field(min_length=1)]
 
@@ -261,23 +266,33 @@ class Manifest(Frozen):
                 f"{total} decisions need {total + 1} stages and {total} agent steps; "
                 f"there are {len(self.stages)} and {len(self.agent.steps)}"
             )
-        for t, decision in enumerate(self.decisions):
-            if decision.stage != t + 1:
-                raise ValueError(f"decision {t} opens stage {decision.stage}, not {t + 1}")
-        listed = {(conv.conv, conv.decision, conv.widths) for conv in self.convolutions}
-        for t, decision in enumerate(self.decisions):
-            if (decision.conv, t, decision.widths) not in listed:
-                raise ValueError(f"convolutions say other widths of decision {t}, {decision.conv}")
-        if max(self.option_counts) != self.groups:
-            raise ValueError(f"no decision has {self.groups} options, or one has more")
+        self._check_decisions()
+        for end in (self.inputs[0], self.outputs[0]):
+            if end.dtype != "float32" or end.follows is not None:
+                raise ValueError(
+                    f"{end.name!r} is not float32, or follows a decision: no end of a network does"
+                )
         known = {self.inputs[0].name: self.inputs[0]}
         for s, stage in enumerate(self.stages):
             self._check_stage(s, stage, known)
         if self.outputs[0] != known.get(self.outputs[0].name):
             raise ValueError(f"no stage makes the output {self.outputs[0].name!r} as described")
+        of_agent = sorted(name for name in known if name.startswith("agent/"))
+        if of_agent:
+            raise ValueError(f"tensor {of_agent[0]!r} has a name of the agent's")
         self._check_files()
         check_description(self.inputs[0].shape, self.outputs[0].shape, self.preprocessing, self.classes)
         return self
+
+    def _check_decisions(self) -> None:
+        listed = {(conv.conv, conv.decision, conv.widths) for conv in self.convolutions}
+        for t, decision in enumerate(self.decisions):
+            if decision.stage != t + 1:
+                raise ValueError(f"decision {t} opens stage {decision.stage}, not {t + 1}")
+            if (decision.conv, t, decision.widths) not in listed:
+                raise ValueError(f"convolutions say other widths of decision {t}, {decision.conv}")
+        if max(self.option_counts) != self.groups:
+            raise ValueError(f"no decision has {self.groups} options, or one has more")
 
     def _check_stage(self, s: int, stage: StageManifest, known: dict[str, TensorManifest]) -> None:
         if stage.decision != (s - 1 if s else None):
@@ -292,7 +307,8 @@ class Manifest(Frozen):
                 raise ValueError(f"stage {s} takes {tensor.name!r} but not the option it follows")
         if s:
             features = self.agent.steps[s - 1].features
-            if features not in known or len(known[features].shape) != 1:
+            made = known.get(features)
+            if made is None or len(made.shape) != 1 or made.follows is not None:
                 raise ValueError(f"nothing before decision {s - 1} makes its features {features!r}")
         for tensor in stage.outputs:
             if tensor.name in known:

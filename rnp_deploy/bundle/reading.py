@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rnp_deploy.bundle.files import check_unchanged, confined, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FORMAT_VERSION, Manifest
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
-from rnp_deploy.errors import BundleError
+from rnp_deploy.errors import BundleError, IntegrityError
 
-__all__ = ["MANIFEST_FILE", "MANIFEST_FORMAT", "Bundle", "check_sizes", "open_bundle", "read_manifest"]
+__all__ = [
+    "MANIFEST_FILE",
+    "MANIFEST_FORMAT",
+    "Bundle",
+    "check_listed_paths",
+    "check_plain",
+    "check_sizes",
+    "open_bundle",
+    "read_manifest",
+]
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = SignedFormat(FORMAT_VERSION, "manifest_sha256", "export the bundle again")
@@ -67,20 +80,46 @@ def open_bundle(path: str | Path) -> Bundle:
 def read_manifest(path: Path) -> Manifest:
     """Read and check the manifest alone; raises as :func:`open_bundle`."""
     file = path / MANIFEST_FILE
-    try:
-        if not path.exists():
-            raise BundleError(f"{path} does not exist")
-        found = path.is_dir() and file.is_file() and not file.is_symlink()
-    except OSError as err:
-        raise BundleError(f"{path} cannot be read: {err}") from err
-    if not found:
-        raise BundleError(f"{path} is not a bundle: there is no {MANIFEST_FILE}; rnp-export writes one")
+    check_plain(path, MANIFEST_FILE, "not a bundle", "rnp-export writes one")
     raw = read_signed(file, MANIFEST_FORMAT)
+    check_listed_paths(path, raw)
+    return validated(Manifest, raw, file, MANIFEST_FORMAT)
+
+
+def check_plain(path: Path, name: str, otherwise: str, remedy: str) -> None:
+    """Refuse a directory without a plain file ``name``, before that is read.
+
+    Args:
+        path: The directory, or a link to it.
+        name: Of the file that says what is in it.
+        otherwise: What ``path`` is without it.
+        remedy: What to do.
+
+    Raises:
+        BundleError: There is none, or the file system refuses.
+        IntegrityError: It is a link.
+    """
+    file, mode = path / name, 0
+    try:
+        path.stat()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = file.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as err:  # a name with a NUL is a ValueError
+        raise BundleError(f"{path} does not exist", code="missing") from err
+    except OSError as err:
+        raise BundleError(f"{path} cannot be read: {err}", code="unreadable") from err
+    if stat.S_ISLNK(mode):
+        raise IntegrityError(f"{file} is a link; only plain files are read", code="link")
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{path} is {otherwise}: there is no {name}; {remedy}", code="missing")
+
+
+def check_listed_paths(path: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse paths under ``files`` that leave the directory or are links; raises IntegrityError."""
     files = raw.get("files")
     for entry in files if isinstance(files, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("path"), str):
             confined(path, entry["path"])
-    return validated(Manifest, raw, file, MANIFEST_FORMAT)
 
 
 def check_sizes(root: Path, manifest: Manifest) -> None:

@@ -43,13 +43,18 @@ def read_signed(file: Path, form: SignedFormat) -> dict[str, Any]:
     """
     try:
         raw = parse_json(read_json_bytes(file))
-    except (OSError, ValueError) as err:
-        raise BundleError(f"{file} cannot be read: {err}; {form.remedy}") from err
+    except FileNotFoundError as err:
+        raise BundleError(f"{file} cannot be read: {err}; {form.remedy}", code="missing") from err
+    except OSError as err:
+        raise BundleError(f"{file} cannot be read: {err}; {form.remedy}", code="unreadable") from err
+    except ValueError as err:
+        raise BundleError(f"{file} cannot be read: {err}; {form.remedy}", code="json") from err
     _check_version(file, raw.get("format_version"), form)
     recorded = raw.pop(form.hash_key, None)
     if recorded != canonical_sha256(raw, without=form.hash_key):
         raise IntegrityError(
-            f"{file}: its values are not those it was written with; copy it anew, or {form.remedy}"
+            f"{file}: its values are not those it was written with; copy it anew, or {form.remedy}",
+            code="values-hash",
         )
     return raw
 
@@ -65,7 +70,7 @@ def validated(model: type[Model], raw: dict[str, Any], file: Path, form: SignedF
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or file.stem
-        raise BundleError(f"{file}: {where}: {first['msg']}; {form.remedy}") from err
+        raise BundleError(f"{file}: {where}: {first['msg']}; {form.remedy}", code="fields") from err
 
 
 def _check_version(file: Path, version: Any, form: SignedFormat) -> None:

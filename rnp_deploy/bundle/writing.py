@@ -39,7 +39,9 @@ def copy_manifest(bundle: Bundle, folder: Path) -> str:
     """
     shutil.copyfile(bundle.path / MANIFEST_FILE, folder / MANIFEST_FILE)
     if read_manifest(folder) != bundle.manifest:
-        raise IntegrityError(f"{bundle.path / MANIFEST_FILE} was replaced after loading; load it again")
+        raise IntegrityError(
+            f"{bundle.path / MANIFEST_FILE} was replaced after loading; load it again", code="changed"
+        )
     return file_sha256(folder / MANIFEST_FILE)
 
 

@@ -12,7 +12,8 @@ from rnp_deploy import canonical_json
 from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, read_json_bytes
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+scalars = st.none() | st.booleans() | numbers | texts
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=10)
 objects = st.dictionaries(texts, values, max_size=5)
 
@@ -72,7 +73,17 @@ def test_no_file_is_written_that_could_not_be_read(number):
         (b'{"a": "\xff"}', "utf-8"),
         (b'\xef\xbb\xbf{"a": 1}', "BOM"),
         ('{"a": 1}'.encode("utf-16"), "utf-8"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "digits"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "1… is out of range"),
+        (b'{"a": 9223372036854775808}', "9223372036854775808 is out of range"),
+        (b'{"a": -9223372036854775809}', "-9223372036854775809 is out of range"),
+        (b'{"a": "\0"}', "control character"),
+        (b'{"a": 1}\0', "Extra data"),
+        (b'{"a": "\xc0\xaf"}', "utf-8"),
+        (b'{"a": "\xed\xa0\x80"}', "utf-8"),
+        (b'{"a": "\\ud83d\\ud83d\\ude00"}', "surrogates"),
+        (b'{"a": 1, "\\u0061": 1}', "key stands twice"),
+        (b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", "nested too deeply: more than 32 levels"),
+        (b'{"a":' * 32 + b"{}" + b"}" * 32, "nested too deeply: more than 32 levels"),
         (b'{"a": ' + b"[" * 10**6, "nested too deeply"),
         (b'{"a":' * 10**5 + b"1" + b"}" * 10**5, "nested too deeply"),
     ],
@@ -81,6 +92,44 @@ def test_no_file_is_written_that_could_not_be_read(number):
 def test_what_is_not_strict_json_is_refused(data, words):
     with pytest.raises(ValueError, match=words):
         parse_json(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-0", 0),
+        ("9223372036854775807", 2**63 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("-0.0", -0.0),
+        ("1E2", 100.0),
+        ("1e-400", 0.0),
+        ('"\\ud83d\\ude00"', "\N{GRINNING FACE}"),
+        ('"\\u0000\x7f\\/"', "\0\x7f/"),
+        ("[" * 31 + "]" * 31, None),
+    ],
+)
+def test_what_is_just_allowed(text, value):
+    parsed = parse_json(f' \t\r\n{{"a" : {text}}}\n'.encode())["a"]
+    if value is not None:
+        assert repr(parsed) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e16, "1e+16"),
+        (9999999999999998.0, "9999999999999998.0"),
+        (0.0001, "0.0001"),
+        (0.00001, "1e-05"),
+        (5e-324, "5e-324"),
+        (-0.0, "-0.0"),
+        (1.5e300, "1.5e+300"),
+        ('\x00\x1f\x7f"\\\n\r\t\f\b/\u2028é', '"\\u0000\\u001f\x7f\\"\\\\\\n\\r\\t\\f\\b/\u2028é"'),
+    ],
+)
+def test_the_hash_is_of_numbers_and_texts_in_one_form(value, text):
+    expected = hashlib.sha256(f'{{"a":{text}}}'.encode()).hexdigest()
+    assert canonical_sha256({"a": value}, without="x") == expected
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path, monkeypatch):

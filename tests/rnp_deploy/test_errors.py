@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -51,3 +52,18 @@ def test_every_class_can_be_caught_by_the_root_and_says_what_it_is(name):
 
 def test_wrong_values_are_value_errors_too():
     assert [name for name, error in CLASSES.items() if issubclass(error, ValueError)] == ["InputError"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_code_is_the_classs_or_the_errors_own_and_survives_pickling(name):
+    usual, special = CLASSES[name]("message"), CLASSES[name]("message", code="link")
+    assert re.fullmatch("[a-z]+(-[a-z]+)*", usual.code)
+    assert usual.code == CLASSES[name].code
+    for error in (usual, special):
+        again = pickle.loads(pickle.dumps(error))  # as it comes back from another process
+        assert (type(again), str(again), again.code) == (type(error), "message", error.code)
+    assert special.code == "link"
+
+
+def test_classes_of_their_own_have_codes_of_their_own():
+    assert len({error.code for error in CLASSES.values()}) == len(CLASSES)

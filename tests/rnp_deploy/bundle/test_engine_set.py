@@ -72,6 +72,10 @@ def first_piece(raw):
     return raw["plan"]["steps"][0]["pieces"][0]
 
 
+def tensor(raw, name):
+    return next(tensor for tensor in raw["plan"]["tensors"] if tensor["name"] == name)
+
+
 def in_place_of_nothing(raw):
     raw["plan"]["steps"][0]["in_place"] = {"features_1_out": "nothing"}
 
@@ -124,6 +128,65 @@ REFUSALS = {
         edited(lambda raw: raw["plan"]["tensors"].pop()), BundleError, ["no tensor of the plan"],
     ),
     "in place of nothing": (edited(in_place_of_nothing), BundleError, ["in place of what it does not read"]),
+    "tensor that stands twice": (
+        edited(lambda raw: raw["plan"]["tensors"].append(raw["plan"]["tensors"][0])), BundleError, ["stands twice"],
+    ),
+    "prices of half precision": (
+        edited(lambda raw: tensor(raw, "agent/penalty").update(dtype="float16")), BundleError,
+        ["'agent/penalty' is not of shape () and float32"],
+    ),
+    "state of another size": (
+        edited(lambda raw: tensor(raw, "agent/state.0").update(shape=[1])), BundleError, ["'agent/state.0' is not of"],
+    ),
+    "options that are no integers": (
+        edited(lambda raw: tensor(raw, "agent/option.1").update(dtype="float32")), BundleError,
+        ["'agent/option.1' is not of shape () and int32 or int64"],
+    ),
+    "images of another shape": (
+        edited(lambda raw: tensor(raw, "images").update(shape=[3, 8, 9])), BundleError, ["'images' is not of shape"],
+    ),
+    "a tensor that does not fit its decision": (
+        edited(lambda raw: tensor(raw, "features_4_out")["sizes"].pop()), BundleError, ["does not fit the decision"],
+    ),
+    "a tensor without the option it follows": (
+        edited(lambda raw: tensor(raw, "features_4_out").update(follows=2)), BundleError,
+        ["step 1 takes or gives 'features_4_out' but not the option it follows"],
+    ),
+    "a tensor made twice": (
+        edited(lambda raw: raw["plan"]["steps"][1]["outputs"].update(again="features_1_out")), BundleError,
+        ["step 1 makes 'features_1_out' again"],
+    ),
+    "a decision that is none": (
+        edited(lambda raw: raw["plan"]["steps"][0].update(decides=9)), BundleError, ["step 0 takes decision 9"],
+    ),
+    "a decision taken twice": (
+        edited(lambda raw: raw["plan"]["steps"][1].update(decides=0)), BundleError, ["step 1 takes decision 0"],
+    ),
+    "a decision without an option": (
+        edited(lambda raw: raw["plan"]["steps"][0].update(decides=1)), BundleError, ["step 0 takes decision 1"],
+    ),
+    "a decision nobody takes": (
+        edited(lambda raw: raw["plan"]["steps"][2].update(decides=None)), BundleError,
+        ["step 3 needs options before they are chosen"],
+    ),
+    "an output nobody makes": (
+        edited(lambda raw: raw["plan"]["steps"].pop()), BundleError, ["leaves a decision or the output unmade"],
+    ),
+    "a step too early": (
+        edited(lambda raw: raw["plan"]["steps"][0].update(option_decisions=[1])), BundleError,
+        ["step 0 needs options before they are chosen"],
+    ),
+    "a tensor read too early": (
+        edited(lambda raw: raw["plan"]["steps"][0]["inputs"].update(x="outputs")), BundleError,
+        ["step 0 reads 'outputs' before it is made"],
+    ),
+    "a piece too few": (
+        edited(lambda raw: raw["plan"]["steps"][2]["pieces"].pop()), BundleError, ["step 2 has not one piece"],
+    ),
+    "a piece of an option there is not": (
+        edited(lambda raw: raw["plan"]["steps"][1]["pieces"][0].update(options=[5])), BundleError,
+        ["step 1 has not one piece"],
+    ),
     "shape of nothing": (
         edited(lambda raw: raw["plan"]["tensors"][-1].update(shape=[0])), BundleError, ["plan.tensors"],
     ),
@@ -188,6 +251,24 @@ def test_missing(tmp_path):
         with pytest.raises(BundleError):
             Controller.load(path)
     assert not is_engine_set(tmp_path)
+
+
+def test_paths_are_looked_at_before_fields(engines):
+    """As in a bundle: a file that leaves the directory is told of first."""
+    edit(
+        engines, lambda raw: (raw.update(novelty=1), entry(raw, "weights.bin").update(path="../weights.bin"))
+    )
+    with pytest.raises(IntegrityError, match="leaves the directory") as caught:
+        open_engine_set(engines)
+    assert caught.value.code == "path"
+
+
+def test_what_is_no_file_makes_no_engine_set(tmp_path):
+    (tmp_path / ENGINES_FILE).mkdir()
+    assert not is_engine_set(tmp_path)
+    with pytest.raises(BundleError, match="not an engine set") as caught:
+        open_engine_set(tmp_path)
+    assert caught.value.code == "missing"
 
 
 def test_a_newer_minor_version_may_have_keys_we_do_not_know(engines, engine_set):
