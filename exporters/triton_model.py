@@ -56,23 +56,22 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, in their order; one that does not fit gets an error, and the others their answers."""
-        responses: list[Any] = [None] * len(requests)
-        asked: dict[int, _Asked] = {}
-        for index, request in enumerate(requests):
-            try:
-                asked[index] = self._read(request)
-            except InputError as err:
-                responses[index] = _error(err)
-        if asked:
-            for index, response in zip(asked, self._answers(list(asked.values())), strict=True):
-                responses[index] = response
-        return responses
+        read = [self._read(request) for request in requests]
+        answers = iter(self._answers([asked for asked in read if isinstance(asked, _Asked)]))
+        return [next(answers) if isinstance(asked, _Asked) else _error(asked) for asked in read]
 
     def finalize(self) -> None:
         """Close the controller."""
         self._controller.close()
 
-    def _read(self, request: Any) -> _Asked:
+    def _read(self, request: Any) -> _Asked | InputError:
+        """What is asked, or why it cannot be answered."""
+        try:
+            return self._checked(request)
+        except InputError as err:
+            return err
+
+    def _checked(self, request: Any) -> _Asked:
         manifest = self._controller.manifest
         tensor = manifest.inputs[0]
         given = _array(request, tensor.name)
@@ -93,6 +92,8 @@ class TritonPythonModel:
         return _Asked(images, checked_penalty(prices, len(images), manifest))
 
     def _answers(self, asked: Sequence[_Asked]) -> list[Any]:
+        if not asked:
+            return []
         images = np.concatenate([request.images for request in asked])  # Triton's memory may be unaligned
         prices = np.concatenate([request.prices for request in asked])
         try:

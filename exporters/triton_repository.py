@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -137,7 +138,9 @@ def write_triton_model(
     chosen = _device(settings, engines)
     max_batch = _max_batch(settings, engines)
     config = config_text(path.name, manifest, settings, max_batch=max_batch, device=chosen)
-    with atomic_directory(path, overwrite=overwrite, marker=_MARKER) as folder:
+    with atomic_directory(
+        path, overwrite=overwrite, marker=_MARKER, within=_outside(path.absolute().parent)
+    ) as folder:
         version = folder / _VERSION
         version.mkdir()
         size = _copy(source, version / "bundle", manifest.files if engines is None else engines.files)
@@ -247,6 +250,16 @@ def _max_batch(settings: TritonSettings, engines: EngineSetManifest | None) -> i
     if settings.max_batch is not None:
         return settings.max_batch
     return min(_MAX_BATCH, _MAX_BATCH if engines is None else engines.max_batch or _MAX_BATCH)
+
+
+def _outside(repository: Path) -> Path:
+    """Where to write before the model appears: Triton takes every folder of a repository, also a hidden one, for a model.
+
+    Where the repository is a file system of its own, or what it lies in may not be written to, that cannot be helped.
+    """
+    parent = repository.parent
+    same = parent.stat().st_dev == repository.stat().st_dev
+    return parent if same and os.access(parent, os.W_OK | os.X_OK) else repository
 
 
 def _verified(path: Path) -> tuple[Manifest, EngineSetManifest | None]:
