@@ -99,7 +99,8 @@ class TritonServer:
     def reason(self, model: str) -> str:
         """Why a model is not ready."""
         _, models = self.get("repository/index", b"{}")
-        return next(entry.get("reason", "") for entry in models if entry["name"] == model)
+        reason = next(entry.get("reason", "") for entry in models if entry["name"] == model)
+        return " ".join(reason.partition("\n\nAt:")[0].split())
 
     def counts(self, model: str) -> tuple[int, int]:
         """Images that were inferred, and executions that took."""
@@ -215,7 +216,9 @@ def _environment(work: Path, numpy: Path) -> dict[str, str]:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     sites = [str(numpy), *(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))]
     packages = venv / "lib" / f"python{_PYTHON}" / "site-packages"
-    (packages / "tests.pth").write_text(f"import site; [site.addsitedir(path) for path in {sites!r}]\n")
+    (packages / "tests.pth").write_text(
+        "".join(f"import site; site.addsitedir({path!r})\n" for path in sites)
+    )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RNP_"))}
     return inherited | {
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
