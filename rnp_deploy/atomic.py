@@ -86,12 +86,20 @@ def check_parent(target: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
-    """Yield a directory beside ``target`` that becomes it when the block succeeds.
+def atomic_directory(
+    target: Path, *, overwrite: bool, marker: str, within: Path | None = None
+) -> Iterator[Path]:
+    """Yield a directory that becomes ``target`` when the block succeeds.
 
     On an error it is removed. A killed process leaves a hidden ``.<name>.partial-*``
     directory, and nothing half written under the final name; killed in the instant of
     replacing an earlier output, it leaves that in ``.<name>.old-*/replaced``.
+
+    Args:
+        target: The directory to be.
+        overwrite: As for :func:`check_output`.
+        marker: As there.
+        within: Where those directories are made, on the file system of ``target``; None: beside it.
 
     Raises:
         OutputExistsError, InputError: As :func:`check_output`.
@@ -99,7 +107,7 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
     """
     target = Path(os.path.abspath(target))  # "." has no name that could be given to another
     check_output(target, overwrite=overwrite, marker=marker)
-    parent = target.parent
+    parent = target.parent if within is None else within
     partial = parent / f".{target.name}.partial-{secrets.token_hex(4)}"
     try:
         partial.mkdir()

@@ -94,6 +94,8 @@ def test_the_wheel_carries_the_licence(wheel):
         ("rnp_deploy.benchmarking.load", set()),
         ("rnp_deploy.tools.export", {"click", "rich"}),
         ("rnp_deploy.tools.train", {"click", "rich"}),
+        ("rnp_deploy.tools.triton", {"click", "rich"}),
+        ("rnp_deploy.exporters.triton_repository", set()),
         ("rnp_deploy.network", {"torch"}),
     ],
 )
