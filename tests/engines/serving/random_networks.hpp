@@ -16,6 +16,10 @@ namespace rnp::testing {
 struct Expected {
   std::vector<float> outputs;
   std::vector<std::int64_t> options, macs;
+
+  friend bool operator==(const Expected &a, const Expected &b) {
+    return a.outputs == b.outputs && a.options == b.options && a.macs == b.macs;
+  }
 };
 
 // One to four decisions, with the agent inside or beside, shortcuts, tensors
