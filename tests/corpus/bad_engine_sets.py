@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bad_bundles import BAD_PATHS, bad_files, bad_json, everywhere, replaced_by
-from tiny_packages import DROPPED, Recipe, at, edit, edited, rewritten, set_manifest_edited
+from damages import BAD_PATHS, bad_files, bad_json, replaced_by
+from tiny_packages import DROPPED, Recipe, at, edit, edited, everywhere, rewritten, set_manifest_edited
 
 __all__ = ["BAD_ENGINE_SETS"]
 

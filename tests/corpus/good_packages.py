@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bad_bundles import everywhere, replaced_by
+from damages import replaced_by
 from json_texts import GOOD_VALUES
-from tiny_packages import Recipe, at, edit, edited, resigned, set_manifest_edited
+from tiny_packages import Recipe, at, edit, edited, everywhere, resigned, set_manifest_edited
 
 __all__ = ["GOOD_BUNDLES", "GOOD_ENGINE_SETS"]
 

@@ -12,10 +12,12 @@ from rnp_deploy.canonical_json import canonical_sha256, parse_json
 
 __all__ = [
     "DROPPED",
+    "HASH_KEYS",
     "Recipe",
     "at",
     "edit",
     "edited",
+    "everywhere",
     "resigned",
     "rewritten",
     "set_manifest_edited",
@@ -105,6 +107,18 @@ def at(where: str, value: Any) -> Callable[[dict[str, Any]], None]:
             del raw[key]
         else:
             raw[key] = value
+
+    return change
+
+
+def everywhere(name: str, update: dict[str, Any]) -> Any:
+    """Change a tensor wherever it is described."""
+
+    def change(raw: dict[str, Any]) -> None:
+        ends = [raw, *raw["stages"]]
+        for tensor in [tensor for end in ends for tensor in (*end["inputs"], *end["outputs"])]:
+            if tensor["name"] == name:
+                tensor.update(update)
 
     return change
 
