@@ -140,14 +140,9 @@ void check_decision(std::size_t index, const Step& step, std::size_t total, std:
 
 Plan plan_of_bundle(const Manifest& manifest) {
   Plan plan;
-  std::unordered_map<std::string, std::size_t> places;
+  std::unordered_set<std::string> named;  // a stage takes a tensor as the one that makes it describes it
   const auto add = [&](TensorSpec tensor) {
-    const auto [place, is_new] = places.emplace(tensor.name, plan.tensors.size());
-    if (is_new) {
-      plan.tensors.push_back(std::move(tensor));
-    } else {
-      plan.tensors[place->second] = std::move(tensor);
-    }
+    if (named.insert(tensor.name).second) plan.tensors.push_back(std::move(tensor));
   };
   const std::size_t total = manifest.decisions.size();
   add(described(kPenalty, {}, DType::kFloat32));

@@ -352,9 +352,32 @@ TEST_CASE("parts that do not fit together") {
              Catch::Contains("stages.1.branches.1.macs is -1"));
 }
 
+TEST_CASE("features of a later decision are at full width") {
+  Json manifest = sample_manifest();
+  const auto append = [&](const char *place, const char *text) {
+    at(manifest, place).array()->push_back(value(text));
+  };
+  append(
+      "convolutions",
+      R"({"conv":"late","role":"prunable","reason":"","macs":1,"decision":1,"widths":[1,2]})");
+  append("decisions", R"({"conv":"late","widths":[1,2],"stage":2})");
+  append("agent/steps",
+         R"({"file":"agent/step_00.onnx","features":"z","macs":7})");
+  append("stages/1/outputs", R"({"name":"z","shape":[4]})");
+  append(
+      "stages",
+      R"({"decision":1,"input_decisions":[],"inputs":[{"name":"z","shape":[4]}],"outputs":[],"branches":[
+    {"input_options":[],"output_option":1,"file":"stages/01/out1.onnx","macs":1,"weight_bytes":0},
+    {"input_options":[],"output_option":2,"file":"stages/01/out2.onnx","macs":1,"weight_bytes":0}]})");
+  CHECK(manifest_refusal(manifest) == "");
+  at(manifest, "stages/1/outputs/2") =
+      value(R"({"name":"z","shape":[4],"follows":0,"sizes":[2,4]})");
+  at(manifest, "stages/2/inputs/0") = value(R"({"name":"x","shape":[6,4,4]})");
+  CHECK_THAT(manifest_refusal(manifest), Catch::Contains("features"));
+}
+
 TEST_CASE("huge counts of choices are refused, not made") {
   Json manifest = sample_manifest();
-  Json::Array branches;
   at(manifest, "stages/1/branches/1/output_option") = value("2147483647");
   CHECK_THAT(manifest_refusal(manifest), Catch::Contains("branch"));
   Json engines = sample_engines();

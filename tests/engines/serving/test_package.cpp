@@ -294,6 +294,14 @@ TEST_CASE("files that change after they were hashed") {
   }
 }
 
+TEST_CASE("a graph in an engine set that is no engine is a shared file") {
+  const TemporaryFolder folder;
+  save_engine_set(folder.path());
+  const Package package = Package::open(folder.path());
+  replace(folder.path() / "agent/step_00.onnx", "agent/step_00.onnx");
+  CHECK(code_of([&] { package.check_unchanged(); }) == "changed");
+}
+
 TEST_CASE("a package in memory has no files") {
   const TemporaryFolder folder;
   save_bundle(folder.path());
