@@ -28,10 +28,9 @@ const char *const kDouble = "tensor x input float linear -1 3\ntensor y output "
 const char *const kTriple = "tensor x input float linear -1 3\ntensor y output "
                             "float linear -1 3\nfactor 3\nscratch 5000\n";
 
-// A backend over engines of the test's, and what there has to be of the
-// stand-ins before and after.
-using Engines = std::map<std::string, std::string>;
+using Engines = std::map<std::string, std::string>;  // path → the text that describes it
 
+// A backend over engines of the test's, and what there has to be of the stand-ins before and after.
 class Rig {
 public:
   explicit Rig(Engines engines,
