@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#ifndef NV_TENSORRT_MINOR  // a test may want another
 #define NV_TENSORRT_MAJOR 10
 #define NV_TENSORRT_MINOR 3
+#endif
 
 struct CUstream_st;
 using cudaStream_t = CUstream_st *;
