@@ -266,7 +266,7 @@ int cuStreamDestroy_v2(void* stream) {
 }
 
 int cuStreamSynchronize(void* stream) {
-  const std::lock_guard lock(state().mutex);
+  std::unique_lock lock(state().mutex);
   if (const int code = begun("cuStreamSynchronize"); code != 0) {
     return code;
   }
@@ -275,16 +275,20 @@ int cuStreamSynchronize(void* stream) {
     return kInvalidHandle;
   }
   ++state().synchronisations;
-  const Unlocked unlocked;
+  auto unlocked = std::make_unique<Unlocked>();
   for (; !found->work.empty(); found->work.pop_front()) {
     if (state().sticky == 0) {
       found->work.front()();
     }
   }
-  if (const auto call = std::exchange(state().at_next_synchronisation, nullptr); call != nullptr) {
+  unlocked.reset();
+  const auto call = std::exchange(state().at_next_synchronisation, nullptr);
+  const int code = state().sticky;
+  lock.unlock();
+  if (call != nullptr) {
     call();
   }
-  return state().sticky;
+  return code;
 }
 
 int cuStreamGetCtx(void* stream, void** context) {
