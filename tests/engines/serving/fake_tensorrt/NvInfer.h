@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#ifndef NV_TENSORRT_MINOR  // a test may want another
+#ifndef NV_TENSORRT_MINOR // a test may want another
 #define NV_TENSORRT_MAJOR 10
 #define NV_TENSORRT_MINOR 3
 #endif

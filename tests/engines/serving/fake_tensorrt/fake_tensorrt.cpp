@@ -152,7 +152,8 @@ IExecutionContext::IExecutionContext(std::shared_ptr<const FakeEngine> engine)
 
 IExecutionContext::~IExecutionContext() {
   const Inside inside("~IExecutionContext");
-  if (engine_.use_count() > 2) {  // more than this and the engine: what is in the stream
+  if (engine_.use_count() >
+      2) { // more than this and the engine: what is in the stream
     violation("a context is destroyed while its work is in the stream");
   }
   count(&fake_tensorrt::Counts::contexts, kOneLess);
@@ -197,7 +198,8 @@ bool IExecutionContext::setTensorAddress(const char *name,
 
 bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
   const Inside inside("enqueueV3");
-  std::this_thread::sleep_for(std::chrono::microseconds(20));  // so that another thread would be met here
+  std::this_thread::sleep_for(std::chrono::microseconds(
+      20)); // so that another thread would be met here
   if (engine_->fails.count("enqueue") > 0) {
     say("the kernels are tired");
     return false;
