@@ -10,7 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -35,7 +35,9 @@ struct State {
   std::map<void *, std::unique_ptr<std::byte[]>> pinned;
   std::map<void *, std::unique_ptr<Stream>> streams;
   std::map<std::string, int> failing;
-  std::size_t allocations = 0, synchronisations = 0, contexts = 0;
+  std::function<void()> at_next_synchronisation;
+  std::size_t allocations = 0, synchronisations = 0, contexts = 0,
+              freed_early = 0;
   int sticky = 0; // what went wrong in a stream
 };
 
@@ -109,7 +111,9 @@ void reset(std::size_t limit_bytes) {
   state().pinned.clear();
   state().streams.clear();
   state().failing.clear();
-  state().allocations = state().synchronisations = state().contexts = 0;
+  state().at_next_synchronisation = nullptr;
+  state().allocations = state().synchronisations = state().contexts =
+      state().freed_early = 0;
   state().sticky = 0;
 }
 
@@ -129,6 +133,11 @@ int launch(void *stream, std::function<void()> work) {
   }
   found->work.push_back(std::move(work));
   return 0;
+}
+
+void at_next_synchronisation(std::function<void()> call) {
+  const std::lock_guard lock(state().mutex);
+  state().at_next_synchronisation = std::move(call);
 }
 
 void *foreign_stream() {
@@ -159,14 +168,13 @@ bool is_allocated(const void *data, std::size_t bytes) {
 
 Counts counts() {
   const std::lock_guard lock(state().mutex);
-  Counts all{0,
-             state().blocks.size(),
-             state().allocations,
-             state().pinned.size(),
-             0,
-             state().contexts,
-             0,
-             state().synchronisations};
+  Counts all{};
+  all.blocks = state().blocks.size();
+  all.allocations = state().allocations;
+  all.pinned = state().pinned.size();
+  all.contexts = state().contexts;
+  all.synchronisations = state().synchronisations;
+  all.freed_early = state().freed_early;
   for (const auto &[start, size] : state().blocks) {
     all.used_bytes += size;
   }
@@ -272,7 +280,7 @@ int cuStreamDestroy_v2(void *stream) {
 }
 
 int cuStreamSynchronize(void *stream) {
-  const std::lock_guard lock(state().mutex);
+  std::unique_lock lock(state().mutex);
   if (const int code = begun("cuStreamSynchronize"); code != 0) {
     return code;
   }
@@ -281,13 +289,20 @@ int cuStreamSynchronize(void *stream) {
     return kInvalidHandle;
   }
   ++state().synchronisations;
-  const Unlocked unlocked;
+  auto unlocked = std::make_unique<Unlocked>();
   for (; !found->work.empty(); found->work.pop_front()) {
     if (state().sticky == 0) {
       found->work.front()();
     }
   }
-  return state().sticky;
+  unlocked.reset();
+  const auto call = std::exchange(state().at_next_synchronisation, nullptr);
+  const int code = state().sticky;
+  lock.unlock();
+  if (call != nullptr) {
+    call();
+  }
+  return code;
 }
 
 int cuStreamGetCtx(void *stream, void **context) {
@@ -340,6 +355,7 @@ int cuMemFree_v2(std::uint64_t device) {
   if (const int code = begun("cuMemFree_v2"); code != 0) {
     return code;
   }
+  state().freed_early += fake_cuda::counts().queued > 0 ? 1 : 0;
   return state().blocks.erase(static_cast<std::byte *>(pointer(device))) == 1
              ? 0
              : kInvalidValue;

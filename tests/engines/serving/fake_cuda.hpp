@@ -21,6 +21,10 @@ void fail_next(const std::string &function, int code);
 // Gives a code as the driver does.
 int launch(void *stream, std::function<void()> work);
 
+// Called once, when the next wait for a stream is done and before it returns:
+// what another thread does meanwhile.
+void at_next_synchronisation(std::function<void()> call);
+
 // A stream of another context.
 void *foreign_stream();
 
@@ -34,6 +38,8 @@ struct Counts {
   std::size_t used_bytes, blocks, allocations; // allocations: so far
   std::size_t pinned, streams, contexts;       // that there are
   std::size_t queued, synchronisations;        // synchronisations: so far
+  std::size_t
+      freed_early; // blocks, so far, that were freed while a stream had work
 };
 Counts counts();
 

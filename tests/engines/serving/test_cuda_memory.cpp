@@ -142,6 +142,20 @@ TEST_CASE("staging memory is free again once the stream was waited for") {
   CHECK(fake_cuda::counts().synchronisations == before + 20);
 }
 
+TEST_CASE("what another thread copies in while the stream is waited for keeps "
+          "its staging memory") {
+  fake_cuda::reset();
+  const auto memory = memory_on_stand_in();
+  void *first = memory->allocate(16);
+  void *second = memory->allocate(16);
+  fake_cuda::at_next_synchronisation(
+      [&] { memory->copy_in(first, counted(16, 1).data(), 16); });
+  memory->synchronise();
+  memory->copy_in(second, counted(16, 2).data(), 16);
+  CHECK(read(*memory, first, 16) == counted(16, 1));
+  CHECK(read(*memory, second, 16) == counted(16, 2));
+}
+
 TEST_CASE("work is in the order of one stream") {
   fake_cuda::reset();
   const auto memory = memory_on_stand_in();
@@ -255,6 +269,7 @@ TEST_CASE("all is given back at the end") {
   const auto counts = fake_cuda::counts();
   CHECK((counts.blocks == 0 && counts.pinned == 0 && counts.streams == 0 &&
          counts.contexts == 0));
+  CHECK(counts.freed_early == 0);
 }
 
 TEST_CASE("what fails while it is made leaves nothing behind") {

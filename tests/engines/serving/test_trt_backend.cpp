@@ -181,6 +181,14 @@ TEST_CASE("one scratch buffer serves all, and grows") {
   CHECK(rig.values(y) == std::vector<float>{2, 4, 6});
 }
 
+TEST_CASE("a backend gives its scratch memory back") {
+  Rig rig(Engines{{"a", kTriple}});
+  rig.backend->open("a");
+  rig.backend.reset();
+  rig.memory->give_back();
+  CHECK(fake_cuda::counts().blocks == 0);
+}
+
 TEST_CASE("outputs that are not wanted get memory of their own, as long as the "
           "call lives") {
   Rig rig(
@@ -199,9 +207,8 @@ TEST_CASE("outputs that are not wanted get memory of their own, as long as the "
 }
 
 TEST_CASE("channels last in eights are told by the shape in memory") {
-  Rig rig(
-      Engines{{"a", "tensor x input half hwc8 -1 11 4 5\ntensor y output half "
-                    "hwc8 -1 8 4 5\n"}});
+  Rig rig(Engines{{"a", "tensor x input half hwc8 -1 11 4 5\ntensor y output "
+                        "half hwc8 -1 8 4 5\n"}});
   const auto engine = rig.backend->open("a");
   const Tensor x = rig.tensor({3, 4, 5, 16}, DType::kFloat16),
                y = rig.tensor({3, 4, 5, 8}, DType::kFloat16);
