@@ -354,7 +354,7 @@ SECTIONS = {
 }
 
 
-def _prepare(network: str, work: Path) -> None:
+def prepare(network: str, work: Path) -> None:
     """In a process of its own: none that is measured imports torch."""
     command = [sys.executable, str(HERE / "scripted_networks.py"), network, "--work", str(work)]
     support = {**os.environ, "PYTHONPATH": str(HERE.parent / "tests" / "support")}
@@ -383,7 +383,7 @@ def main(
     for name in sections or SECTIONS:
         section, times = SECTIONS[name], max(1, repeats // SECTIONS[name].slowness)
         for network in [n for n in section.networks if n in (only or section.networks)]:
-            _prepare(network, work)
+            prepare(network, work)
             for count in threads:
                 if name == "memory":
                     click.echo(heading(Job(name, network, "", count, 1, work)))
