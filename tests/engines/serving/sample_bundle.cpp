@@ -12,23 +12,21 @@ namespace rnp::test {
 
 namespace {
 
-constexpr const char *kGraphs[] = {"agent/step_00.onnx", "stages/00/full.onnx",
-                                   "stages/01/out1.onnx",
+constexpr const char* kGraphs[] = {"agent/step_00.onnx", "stages/00/full.onnx", "stages/01/out1.onnx",
                                    "stages/01/out2.onnx"};
 
-std::string listed(const std::string &path) {
-  return R"({"path":")" + path + R"(","bytes":)" + std::to_string(path.size()) +
-         R"(,"sha256":")" + sha256_hex(path) + "\"}";
+std::string listed(const std::string& path) {
+  return R"({"path":")" + path + R"(","bytes":)" + std::to_string(path.size()) + R"(,"sha256":")" + sha256_hex(path) +
+         "\"}";
 }
 
 std::string all_listed() {
   std::string files = listed("weights.bin");
-  for (const char *graph : kGraphs)
-    files += "," + listed(graph);
+  for (const char* graph : kGraphs) files += "," + listed(graph);
   return "[" + files + "]";
 }
 
-constexpr const char *kManifest = R"({
+constexpr const char* kManifest = R"({
   "format_version": "1.0", "producer": "test",
   "inputs": [{"name": "images", "shape": [3, 4, 4]}],
   "outputs": [{"name": "outputs", "shape": [2], "dtype": "float32", "follows": null, "axis": 1, "sizes": []}],
@@ -63,7 +61,7 @@ constexpr const char *kManifest = R"({
   "classes": ["cat", "dog"],
   "files": )";
 
-constexpr const char *kEngines = R"({
+constexpr const char* kEngines = R"({
   "format_version": "1.0", "producer": "test", "backend": "onnxruntime",
   "bundle_sha256": "0000000000000000000000000000000000000000000000000000000000000000",
   "fingerprint": {"machine": "abacus"}, "max_batch": null, "build_options": {"a": "b"},
@@ -84,33 +82,28 @@ constexpr const char *kEngines = R"({
   "decisions": 2, "decisions_equal": 2, "max_deviation": 0.0, "environment": {},
   "files": )";
 
-Json &member(Json &value, const std::string &key) {
-  if (Json::Array *array = value.array())
-    return array->at(std::stoul(key));
+Json& member(Json& value, const std::string& key) {
+  if (Json::Array* array = value.array()) return array->at(std::stoul(key));
   return (*value.object())[key];
 }
 
-std::string save(const std::filesystem::path &file, Json value,
-                 const char *hash_key) {
+std::string save(const std::filesystem::path& file, Json value, const char* hash_key) {
   (*value.object())[hash_key] = Json(canonical_sha256(value, hash_key));
   std::string bytes = canonical_json(value);
   write_file(file, bytes);
   return bytes;
 }
 
-void save_files(const std::filesystem::path &folder) {
+void save_files(const std::filesystem::path& folder) {
   write_file(folder / "weights.bin", "weights.bin");
-  for (const char *graph : kGraphs)
-    write_file(folder / graph, graph);
+  for (const char* graph : kGraphs) write_file(folder / graph, graph);
 }
 
-} // namespace
+}  // namespace
 
 TemporaryFolder::TemporaryFolder() {
-  std::string name =
-      (std::filesystem::temp_directory_path() / "rnp-test-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr)
-    throw std::runtime_error("no temporary folder can be made");
+  std::string name = (std::filesystem::temp_directory_path() / "rnp-test-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder can be made");
   path_ = name;
 }
 
@@ -119,45 +112,39 @@ TemporaryFolder::~TemporaryFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-Json sample_manifest() {
-  return parse_json(kManifest + all_listed() + "}", "sample");
-}
+Json sample_manifest() { return parse_json(kManifest + all_listed() + "}", "sample"); }
 
-Json sample_engines() {
-  return parse_json(kEngines + all_listed() + "}", "sample");
-}
+Json sample_engines() { return parse_json(kEngines + all_listed() + "}", "sample"); }
 
-void write_file(const std::filesystem::path &file, const std::string &bytes) {
+void write_file(const std::filesystem::path& file, const std::string& bytes) {
   std::filesystem::create_directories(file.parent_path());
   std::ofstream(file, std::ios::binary) << bytes;
 }
 
-std::string save_manifest(const std::filesystem::path &folder, Json manifest) {
+std::string save_manifest(const std::filesystem::path& folder, Json manifest) {
   return save(folder / "manifest.json", std::move(manifest), "manifest_sha256");
 }
 
-std::string save_engines(const std::filesystem::path &folder, Json engines) {
+std::string save_engines(const std::filesystem::path& folder, Json engines) {
   return save(folder / "engines.json", std::move(engines), "engines_sha256");
 }
 
-void save_bundle(const std::filesystem::path &folder, Json manifest) {
+void save_bundle(const std::filesystem::path& folder, Json manifest) {
   save_files(folder);
   save_manifest(folder, std::move(manifest));
 }
 
-void save_engine_set(const std::filesystem::path &folder, Json engines) {
+void save_engine_set(const std::filesystem::path& folder, Json engines) {
   save_files(folder);
-  at(engines, "bundle_sha256") =
-      Json(sha256_hex(save_manifest(folder, sample_manifest())));
+  at(engines, "bundle_sha256") = Json(sha256_hex(save_manifest(folder, sample_manifest())));
   save_engines(folder, std::move(engines));
 }
 
-Json &at(Json &value, const std::string &place) {
-  Json *found = &value;
+Json& at(Json& value, const std::string& place) {
+  Json* found = &value;
   std::istringstream parts(place);
-  for (std::string part; std::getline(parts, part, '/');)
-    found = &member(*found, part);
+  for (std::string part; std::getline(parts, part, '/');) found = &member(*found, part);
   return *found;
 }
 
-} // namespace rnp::test
+}  // namespace rnp::test

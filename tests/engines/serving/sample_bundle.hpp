@@ -11,14 +11,14 @@ namespace rnp::test {
 
 // A folder that is removed with its contents.
 class TemporaryFolder {
-public:
+ public:
   TemporaryFolder();
   ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder &) = delete;
-  TemporaryFolder &operator=(const TemporaryFolder &) = delete;
-  const std::filesystem::path &path() const noexcept { return path_; }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const noexcept { return path_; }
 
-private:
+ private:
   std::filesystem::path path_;
 };
 
@@ -26,20 +26,18 @@ private:
 Json sample_manifest();
 Json sample_engines();
 
-void write_file(const std::filesystem::path &file, const std::string &bytes);
+void write_file(const std::filesystem::path& file, const std::string& bytes);
 
 // Signs and writes a manifest, or engines; returns the bytes.
-std::string save_manifest(const std::filesystem::path &folder, Json manifest);
-std::string save_engines(const std::filesystem::path &folder, Json engines);
+std::string save_manifest(const std::filesystem::path& folder, Json manifest);
+std::string save_engines(const std::filesystem::path& folder, Json engines);
 
 // All of it.
-void save_bundle(const std::filesystem::path &folder,
-                 Json manifest = sample_manifest());
+void save_bundle(const std::filesystem::path& folder, Json manifest = sample_manifest());
 // With the bundle's manifest beside it, whose hash is put in.
-void save_engine_set(const std::filesystem::path &folder,
-                     Json engines = sample_engines());
+void save_engine_set(const std::filesystem::path& folder, Json engines = sample_engines());
 
 // The value at a place such as "stages/1/branches/0/macs".
-Json &at(Json &value, const std::string &place);
+Json& at(Json& value, const std::string& place);
 
-} // namespace rnp::test
+}  // namespace rnp::test

@@ -11,10 +11,7 @@ namespace {
 Surroundings cpu_machine() {
   Surroundings here;
   here.onnxruntime_built = true;
-  here.fingerprint = {{"onnxruntime", "1.32.0"},
-                      {"machine", "x86_64"},
-                      {"processor", "EPYC"},
-                      {"features", "avx"}};
+  here.fingerprint = {{"onnxruntime", "1.32.0"}, {"machine", "x86_64"}, {"processor", "EPYC"}, {"features", "avx"}};
   here.machine = "x86_64";
   here.system = "Linux";
   here.why_no_gpu = "there is no driver";
@@ -31,8 +28,7 @@ Surroundings gpu_machine() {
   return here;
 }
 
-EngineSetManifest engines_of(const std::string &backend,
-                             std::map<std::string, std::string> fingerprint) {
+EngineSetManifest engines_of(const std::string& backend, std::map<std::string, std::string> fingerprint) {
   EngineSetManifest engines;
   engines.backend = backend;
   engines.fingerprint = std::move(fingerprint);
@@ -50,25 +46,24 @@ EngineSetManifest tensorrt_engines() {
 }
 
 // Codes in order, each with its first word in lower case for a warning.
-std::vector<std::string> codes(const std::vector<Diagnostic> &found) {
+std::vector<std::string> codes(const std::vector<Diagnostic>& found) {
   std::vector<std::string> names;
-  for (const Diagnostic &each : found) {
+  for (const Diagnostic& each : found) {
     CHECK_FALSE(each.message.empty());
     CHECK_FALSE(each.remedy.empty());
-    names.push_back(
-        (each.severity == Diagnostic::Severity::kWarning ? "warning " : "") +
-        std::string(name_of(each.code)));
+    names.push_back((each.severity == Diagnostic::Severity::kWarning ? "warning " : "") +
+                    std::string(name_of(each.code)));
   }
   return names;
 }
 
 using Codes = std::vector<std::string>;
 
-} // namespace
+}  // namespace
 
 TEST_CASE("what keeps a bundle from running") {
   Manifest manifest;
-  const auto of = [&](Device device, const Surroundings &here) {
+  const auto of = [&](Device device, const Surroundings& here) {
     return codes(diagnose(manifest, nullptr, device, here));
   };
   CHECK(of(Device::kAuto, cpu_machine()).empty());
@@ -78,27 +73,22 @@ TEST_CASE("what keeps a bundle from running") {
   Surroundings here = gpu_machine();
   here.gpu.reset();
   CHECK(of(Device::kCuda, here) == Codes{"device"});
-  CHECK_THAT(diagnose(manifest, nullptr, Device::kCuda, here)[0].message,
-             Catch::Contains("there is no driver"));
+  CHECK_THAT(diagnose(manifest, nullptr, Device::kCuda, here)[0].message, Catch::Contains("there is no driver"));
   CHECK(of(Device::kAuto, here).empty());
 
   here.onnxruntime_built = false;
   CHECK(of(Device::kAuto, here) == Codes{"runtime"});
-  CHECK_THAT(diagnose(manifest, nullptr, Device::kAuto, here)[0].remedy,
-             Catch::Contains("rnp-build"));
+  CHECK_THAT(diagnose(manifest, nullptr, Device::kAuto, here)[0].remedy, Catch::Contains("rnp-build"));
   here.tensorrt_built = false;
   CHECK(of(Device::kAuto, here) == Codes{"runtime"});
-  CHECK_THAT(diagnose(manifest, nullptr, Device::kAuto, here)[0].remedy,
-             !Catch::Contains("rnp-build"));
+  CHECK_THAT(diagnose(manifest, nullptr, Device::kAuto, here)[0].remedy, !Catch::Contains("rnp-build"));
 }
 
 TEST_CASE("bf16 needs a GPU") {
   Manifest manifest;
   manifest.precision = "bf16";
-  CHECK(codes(diagnose(manifest, nullptr, Device::kAuto, cpu_machine())) ==
-        Codes{"engine"});
-  CHECK(codes(diagnose(manifest, nullptr, Device::kCpu, gpu_machine())) ==
-        Codes{"engine"});
+  CHECK(codes(diagnose(manifest, nullptr, Device::kAuto, cpu_machine())) == Codes{"engine"});
+  CHECK(codes(diagnose(manifest, nullptr, Device::kCpu, gpu_machine())) == Codes{"engine"});
   CHECK(diagnose(manifest, nullptr, Device::kAuto, gpu_machine()).empty());
   CHECK(diagnose(manifest, nullptr, Device::kCuda, gpu_machine()).empty());
   manifest.precision = "fp16";
@@ -108,39 +98,31 @@ TEST_CASE("bf16 needs a GPU") {
 TEST_CASE("an agent that was not trained is a warning, after the errors") {
   Manifest manifest;
   manifest.agent_trained = false;
-  CHECK(codes(diagnose(manifest, nullptr, Device::kCpu, cpu_machine())) ==
-        Codes{"warning engine"});
-  CHECK(codes(diagnose(manifest, nullptr, Device::kCuda, cpu_machine())) ==
-        Codes{"device", "warning engine"});
+  CHECK(codes(diagnose(manifest, nullptr, Device::kCpu, cpu_machine())) == Codes{"warning engine"});
+  CHECK(codes(diagnose(manifest, nullptr, Device::kCuda, cpu_machine())) == Codes{"device", "warning engine"});
 }
 
 TEST_CASE("an engine set of ONNX Runtime fits one processor") {
   const Manifest manifest;
-  EngineSetManifest engines =
-      engines_of("onnxruntime", cpu_machine().fingerprint);
+  EngineSetManifest engines = engines_of("onnxruntime", cpu_machine().fingerprint);
   CHECK(diagnose(manifest, &engines, Device::kAuto, cpu_machine()).empty());
-  CHECK(codes(diagnose(manifest, &engines, Device::kCuda, gpu_machine())) ==
-        Codes{"device"});
+  CHECK(codes(diagnose(manifest, &engines, Device::kCuda, gpu_machine())) == Codes{"device"});
   engines.fingerprint["processor"] = "Xeon";
   engines.fingerprint["new"] = "1";
-  const std::vector<Diagnostic> found =
-      diagnose(manifest, &engines, Device::kAuto, cpu_machine());
+  const std::vector<Diagnostic> found = diagnose(manifest, &engines, Device::kAuto, cpu_machine());
   REQUIRE(codes(found) == Codes{"mismatch", "mismatch"});
   CHECK_THAT(found[0].message, Catch::Contains("new is not there and was '1'"));
-  CHECK_THAT(found[1].message,
-             Catch::Contains("processor is 'EPYC' and was 'Xeon'"));
+  CHECK_THAT(found[1].message, Catch::Contains("processor is 'EPYC' and was 'Xeon'"));
   Surroundings here = cpu_machine();
   here.onnxruntime_built = false;
-  CHECK(codes(diagnose(manifest, &engines, Device::kAuto, here)) ==
-        Codes{"runtime"});
+  CHECK(codes(diagnose(manifest, &engines, Device::kAuto, here)) == Codes{"runtime"});
   engines.fingerprint.clear();
   CHECK(diagnose(manifest, &engines, Device::kAuto, cpu_machine()).empty());
 }
 
 TEST_CASE("an engine set of TensorRT fits one GPU") {
   const Manifest manifest;
-  const auto of = [&](const EngineSetManifest &engines,
-                      const Surroundings &here, Device device = Device::kAuto) {
+  const auto of = [&](const EngineSetManifest& engines, const Surroundings& here, Device device = Device::kAuto) {
     return codes(diagnose(manifest, &engines, device, here));
   };
   CHECK(of(tensorrt_engines(), gpu_machine()).empty());
@@ -149,18 +131,15 @@ TEST_CASE("an engine set of TensorRT fits one GPU") {
   Surroundings here = gpu_machine();
   here.gpu.reset();
   CHECK(of(tensorrt_engines(), here) == Codes{"device"});
-  for (const char *name : {"flavor", "tensorrt", "machine", "system", "gpu",
-                           "compute_capability", "multiprocessors"}) {
+  for (const char* name : {"flavor", "tensorrt", "machine", "system", "gpu", "compute_capability", "multiprocessors"}) {
     EngineSetManifest engines = tensorrt_engines();
     engines.fingerprint[name] = "8.0";
     INFO(name);
-    const std::vector<Diagnostic> found =
-        diagnose(manifest, &engines, Device::kAuto, gpu_machine());
+    const std::vector<Diagnostic> found = diagnose(manifest, &engines, Device::kAuto, gpu_machine());
     REQUIRE(codes(found) == Codes{"mismatch"});
     CHECK_THAT(found[0].message, Catch::Contains("8.0"));
   }
-  EngineSetManifest several = engines_of(
-      "tensorrt", {{"flavor", "tensorrt"}, {"compute_capability", "8.0 8.6+"}});
+  EngineSetManifest several = engines_of("tensorrt", {{"flavor", "tensorrt"}, {"compute_capability", "8.0 8.6+"}});
   CHECK(of(several, gpu_machine()).empty());
   several.fingerprint.erase("compute_capability");
   CHECK(of(several, gpu_machine()) == Codes{"mismatch"});

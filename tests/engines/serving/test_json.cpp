@@ -9,41 +9,36 @@ using namespace rnp;
 
 namespace {
 
-std::string canonical(const std::string &text) {
-  return canonical_json(parse_json(text, "test"));
-}
+std::string canonical(const std::string& text) { return canonical_json(parse_json(text, "test")); }
 
 // Of a value in an object.
-std::string canonical_value(const std::string &text) {
+std::string canonical_value(const std::string& text) {
   const std::string all = canonical("{\"v\":" + text + "}");
   return all.substr(5, all.size() - 6);
 }
 
-std::string refusal(const std::string &text) {
+std::string refusal(const std::string& text) {
   try {
     parse_json(text, "test");
-  } catch (const Error &err) {
+  } catch (const Error& err) {
     CHECK(err.code() == ErrorCode::kJson);
     return err.what();
   }
   return "";
 }
 
-std::string nested(std::size_t levels, const std::string &open,
-                   const std::string &close) {
+std::string nested(std::size_t levels, const std::string& open, const std::string& close) {
   std::string text = "{\"a\":";
-  for (std::size_t i = 1; i < levels; ++i)
-    text += open;
+  for (std::size_t i = 1; i < levels; ++i) text += open;
   text += "0";
-  for (std::size_t i = 1; i < levels; ++i)
-    text += close;
+  for (std::size_t i = 1; i < levels; ++i) text += close;
   return text + "}";
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("floats are written as Python writes them") {
-  const std::pair<const char *, const char *> table[] = {
+  const std::pair<const char*, const char*> table[] = {
       {"0.0", "0.0"},
       {"-0.0", "-0.0"},
       {"1.0", "1.0"},
@@ -113,7 +108,7 @@ TEST_CASE("floats are written as Python writes them") {
       {"784469377416211.8", "784469377416211.8"},
       {"0.25146039135425546", "0.25146039135425546"},
   };
-  for (const auto &[written, expected] : table) {
+  for (const auto& [written, expected] : table) {
     INFO(written);
     CHECK(canonical_value(written) == expected);
     CHECK(canonical_value(expected) == expected);
@@ -121,13 +116,12 @@ TEST_CASE("floats are written as Python writes them") {
 }
 
 TEST_CASE("integers stay integers") {
-  for (const char *text :
-       {"0", "-1", "9223372036854775807", "-9223372036854775808", "1000000"}) {
+  for (const char* text : {"0", "-1", "9223372036854775807", "-9223372036854775808", "1000000"}) {
     CHECK(canonical_value(text) == text);
   }
   CHECK(canonical_value("-0") == "0");
   const Json json = parse_json(R"({"a":1,"b":1.0,"c":true,"d":null})", "test");
-  const Json::Object &object = *json.object();
+  const Json::Object& object = *json.object();
   CHECK(*object.at("a").integer() == 1);
   CHECK(object.at("a").real() == nullptr);
   CHECK(*object.at("b").real() == 1.0);
@@ -139,36 +133,29 @@ TEST_CASE("integers stay integers") {
 }
 
 TEST_CASE("strings are escaped as Python escapes them") {
-  CHECK(
-      canonical_value(
-          R"("\u0000\u0001\u001f\u007f \" \\ \/ \n\r\t\f\b \u00e4 \ud83d\ude00")") ==
-      "\"\\u0000\\u0001\\u001f\x7f \\\" \\\\ / \\n\\r\\t\\f\\b \xc3\xa4 "
-      "\xf0\x9f\x98\x80\"");
+  CHECK(canonical_value(R"("\u0000\u0001\u001f\u007f \" \\ \/ \n\r\t\f\b \u00e4 \ud83d\ude00")") ==
+        "\"\\u0000\\u0001\\u001f\x7f \\\" \\\\ / \\n\\r\\t\\f\\b \xc3\xa4 "
+        "\xf0\x9f\x98\x80\"");
   CHECK(json_quoted("a\x1b\"") == "\"a\\u001b\\\"\"");
 }
 
 TEST_CASE("keys are sorted by code point") {
-  CHECK(
-      canonical(" {\"b\" : [ 1 , {} , [] ],\n\t\"a\":{\"z\":false,\"\":true}, "
-                "\"\xc3\xa4\":1, \"B\":2, "
-                "\"\\uffff\":3, \"\xf0\x9f\x98\x80\":4}\r\n ") ==
-      "{\"B\":2,\"a\":{\"\":true,\"z\":false},\"b\":[1,{},[]],\"\xc3\xa4\":1,"
-      "\"\xef\xbf\xbf\":3,\"\xf0\x9f\x98\x80\":4}");
+  CHECK(canonical(" {\"b\" : [ 1 , {} , [] ],\n\t\"a\":{\"z\":false,\"\":true}, "
+                  "\"\xc3\xa4\":1, \"B\":2, "
+                  "\"\\uffff\":3, \"\xf0\x9f\x98\x80\":4}\r\n ") ==
+        "{\"B\":2,\"a\":{\"\":true,\"z\":false},\"b\":[1,{},[]],\"\xc3\xa4\":1,"
+        "\"\xef\xbf\xbf\":3,\"\xf0\x9f\x98\x80\":4}");
 }
 
 TEST_CASE("the hash is of the object without one key, at the top alone") {
-  const Json json =
-      parse_json(R"({"b":{"hash":"x"},"hash":"y","a":1})", "test");
+  const Json json = parse_json(R"({"b":{"hash":"x"},"hash":"y","a":1})", "test");
   // sha256 of {"a":1,"b":{"hash":"x"}}
-  CHECK(canonical_sha256(json, "hash") ==
-        canonical_sha256(parse_json(R"({"a":1,"b":{"hash":"x"}})", "test"),
-                         "hash"));
-  CHECK(canonical_sha256(json, "hash") ==
-        "9dc5937db13da91ad6e97ca273619e64a4dd0eb7350e5d29b6b4f07a3da87e73");
+  CHECK(canonical_sha256(json, "hash") == canonical_sha256(parse_json(R"({"a":1,"b":{"hash":"x"}})", "test"), "hash"));
+  CHECK(canonical_sha256(json, "hash") == "9dc5937db13da91ad6e97ca273619e64a4dd0eb7350e5d29b6b4f07a3da87e73");
 }
 
 TEST_CASE("what is no JSON as the format wants it") {
-  const std::pair<std::string, const char *> table[] = {
+  const std::pair<std::string, const char*> table[] = {
       {"", "byte"},
       {"  ", "byte"},
       {"[]", "top level"},
@@ -216,16 +203,16 @@ TEST_CASE("what is no JSON as the format wants it") {
       {"{\"a\":\"\\ud800\\ud800\"}", "byte"},
       {"{\"\\ud800\":1}", "byte"},
       {"{\"a\":\"\xff\"}", "byte"},
-      {"{\"a\":\"\xc0\x80\"}", "byte"},         // overlong
-      {"{\"a\":\"\xed\xa0\x80\"}", "byte"},     // a surrogate
-      {"{\"a\":\"\xf4\x90\x80\x80\"}", "byte"}, // above U+10FFFF
+      {"{\"a\":\"\xc0\x80\"}", "byte"},          // overlong
+      {"{\"a\":\"\xed\xa0\x80\"}", "byte"},      // a surrogate
+      {"{\"a\":\"\xf4\x90\x80\x80\"}", "byte"},  // above U+10FFFF
       {"{\"a\":\"\xc3\"}", "byte"},
-      {"{\xc2\xa0}", "byte"}, // white space of Unicode is none of JSON
+      {"{\xc2\xa0}", "byte"},  // white space of Unicode is none of JSON
       {"{/**/}", "byte"},
       {"{} // end", "byte"},
       {"{\f}", "byte"},
   };
-  for (const auto &[text, reason] : table) {
+  for (const auto& [text, reason] : table) {
     INFO(text);
     CHECK_THAT(refusal(text), Catch::Contains(reason));
   }
@@ -237,14 +224,11 @@ TEST_CASE("nesting ends at 32 levels, the outermost counted") {
   CHECK(refusal(nested(33, "[", "]")) != "");
   CHECK(refusal(nested(33, "{\"a\":", "}")) != "");
   CHECK(refusal(nested(1000000, "[", "]")) != "");
-  CHECK(refusal("{\"a\":" + std::string(31, '[') + std::string(31, ']') +
-                "}") == "");
-  CHECK(refusal("{\"a\":" + std::string(32, '[') + std::string(32, ']') +
-                "}") != ""); // empty ones count
+  CHECK(refusal("{\"a\":" + std::string(31, '[') + std::string(31, ']') + "}") == "");
+  CHECK(refusal("{\"a\":" + std::string(32, '[') + std::string(32, ']') + "}") != "");  // empty ones count
 }
 
 TEST_CASE("a text that is too long is refused unread") {
-  CHECK_THAT(refusal(std::string(kMaxJsonBytes + 1, ' ')),
-             Catch::Contains("67108864"));
+  CHECK_THAT(refusal(std::string(kMaxJsonBytes + 1, ' ')), Catch::Contains("67108864"));
   CHECK(refusal("{}" + std::string(kMaxJsonBytes - 2, ' ')) == "");
 }

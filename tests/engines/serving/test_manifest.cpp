@@ -21,9 +21,9 @@ TensorSpec following() {
   return tensor;
 }
 
-Calibration curve(const std::vector<std::pair<double, double>> &points) {
+Calibration curve(const std::vector<std::pair<double, double>>& points) {
   Calibration calibration;
-  for (const auto &[penalty, share] : points) {
+  for (const auto& [penalty, share] : points) {
     CalibrationPoint point;
     point.penalty = penalty;
     point.macs_share = share;
@@ -32,30 +32,29 @@ Calibration curve(const std::vector<std::pair<double, double>> &points) {
   return calibration;
 }
 
-std::string refusal(const Calibration &calibration, double target) {
+std::string refusal(const Calibration& calibration, double target) {
   try {
     (void)calibration.penalty_for(target);
-  } catch (const Error &err) {
+  } catch (const Error& err) {
     CHECK(err.code() == ErrorCode::kInput);
     return err.what();
   }
   return "";
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("a tensor takes the size of the option it follows") {
   const TensorSpec tensor = following();
   const std::int64_t options[] = {9, 2};
   CHECK(tensor.shape_at(options) == std::vector<std::int64_t>{8, 7, 5});
   CHECK(tensor.largest_bytes() == 8 * 7 * 5 * 2);
-  for (const std::int64_t bad :
-       {std::int64_t{0}, std::int64_t{4}, std::int64_t{-1}}) {
+  for (const std::int64_t bad : {std::int64_t{0}, std::int64_t{4}, std::int64_t{-1}}) {
     const std::int64_t none[] = {1, bad};
     CHECK_THROWS_AS(tensor.shape_at(none), Error);
   }
   TensorSpec plain;
-  plain.sizes = {100}; // without a say
+  plain.sizes = {100};  // without a say
   CHECK(plain.shape_at(options).empty());
   CHECK(plain.largest_bytes() == 4);
 }
@@ -89,16 +88,13 @@ TEST_CASE("sizes of types, and names") {
 }
 
 TEST_CASE("the penalty of a share is read off the calibrated curve") {
-  const Calibration rising =
-      curve({{-1, 1.0}, {0, 0.8}, {1, 0.9}, {2, 0.8}, {3, 0.4}});
+  const Calibration rising = curve({{-1, 1.0}, {0, 0.8}, {1, 0.9}, {2, 0.8}, {3, 0.4}});
   CHECK(rising.penalty_for(1.0) == -1);
   CHECK(rising.penalty_for(0.9) == Approx(-0.5));
   CHECK(rising.penalty_for(0.8) == Approx(0));
-  CHECK(rising.penalty_for(0.6) ==
-        Approx(1.5)); // 0.9 and the second 0.8 are passed over
+  CHECK(rising.penalty_for(0.6) == Approx(1.5));  // 0.9 and the second 0.8 are passed over
   CHECK(rising.penalty_for(0.4) == Approx(3));
-  CHECK_THAT(refusal(rising, 0.39),
-             Catch::Contains("cheapest calibrated point takes 0.4"));
+  CHECK_THAT(refusal(rising, 0.39), Catch::Contains("cheapest calibrated point takes 0.4"));
   CHECK_THAT(refusal(rising, 0.39), Catch::Contains("penalty 3"));
   for (const double bad : {0.0, -1.0, 1.01, static_cast<double>(NAN)}) {
     CHECK_THAT(refusal(rising, bad), Catch::Contains("above 0, at most 1"));

@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#ifndef NV_TENSORRT_MINOR // a test may want another
+#ifndef NV_TENSORRT_MINOR  // a test may want another
 #define NV_TENSORRT_MAJOR 10
 #define NV_TENSORRT_MINOR 3
 #endif
 
 struct CUstream_st;
-using cudaStream_t = CUstream_st *;
+using cudaStream_t = CUstream_st*;
 
 extern "C" {
 std::int32_t getInferLibMajorVersion() noexcept;
@@ -27,21 +27,10 @@ std::int32_t getInferLibBuildVersion() noexcept;
 
 namespace nvinfer1 {
 
-enum class DataType : std::int32_t {
-  kFLOAT = 0,
-  kHALF = 1,
-  kINT8 = 2,
-  kINT32 = 3,
-  kBF16 = 7,
-  kINT64 = 8
-};
+enum class DataType : std::int32_t { kFLOAT = 0, kHALF = 1, kINT8 = 2, kINT32 = 3, kBF16 = 7, kINT64 = 8 };
 enum class TensorFormat : std::int32_t { kLINEAR = 0, kHWC8 = 2, kCHW32 = 5 };
 enum class TensorIOMode : std::int32_t { kNONE = 0, kINPUT = 1, kOUTPUT = 2 };
-enum class ExecutionContextAllocationStrategy : std::int32_t {
-  kSTATIC = 0,
-  kON_PROFILE_CHANGE = 1,
-  kUSER_MANAGED = 2
-};
+enum class ExecutionContextAllocationStrategy : std::int32_t { kSTATIC = 0, kON_PROFILE_CHANGE = 1, kUSER_MANAGED = 2 };
 
 struct Dims {
   std::int32_t nbDims;
@@ -49,15 +38,9 @@ struct Dims {
 };
 
 class ILogger {
-public:
-  enum class Severity : std::int32_t {
-    kINTERNAL_ERROR = 0,
-    kERROR = 1,
-    kWARNING = 2,
-    kINFO = 3,
-    kVERBOSE = 4
-  };
-  virtual void log(Severity severity, const char *message) noexcept = 0;
+ public:
+  enum class Severity : std::int32_t { kINTERNAL_ERROR = 0, kERROR = 1, kWARNING = 2, kINFO = 3, kVERBOSE = 4 };
+  virtual void log(Severity severity, const char* message) noexcept = 0;
   virtual ~ILogger() = default;
 };
 
@@ -73,63 +56,61 @@ struct FakeEngine {
   std::vector<FakeTensor> tensors;
   std::int64_t scratch_bytes = 0, max_batch = 8;
   float factor = 1;
-  std::map<std::string, bool> fails; // "enqueue", "context"
+  std::map<std::string, bool> fails;  // "enqueue", "context"
 
-  const FakeTensor *find(const char *name) const;
+  const FakeTensor* find(const char* name) const;
 };
 
 class IExecutionContext {
-public:
+ public:
   explicit IExecutionContext(std::shared_ptr<const FakeEngine> engine);
   ~IExecutionContext();
-  IExecutionContext(const IExecutionContext &) = delete;
-  IExecutionContext &operator=(const IExecutionContext &) = delete;
-  void setDeviceMemoryV2(void *memory, std::int64_t bytes) noexcept;
-  bool setInputShape(const char *name, const Dims &dims) noexcept;
-  bool setTensorAddress(const char *name, void *data) noexcept;
+  IExecutionContext(const IExecutionContext&) = delete;
+  IExecutionContext& operator=(const IExecutionContext&) = delete;
+  void setDeviceMemoryV2(void* memory, std::int64_t bytes) noexcept;
+  bool setInputShape(const char* name, const Dims& dims) noexcept;
+  bool setTensorAddress(const char* name, void* data) noexcept;
   bool enqueueV3(cudaStream_t stream) noexcept;
 
-private:
+ private:
   std::shared_ptr<const FakeEngine> engine_;
-  std::map<std::string, void *> addresses_;
-  void *scratch_ = nullptr;
+  std::map<std::string, void*> addresses_;
+  void* scratch_ = nullptr;
   std::int64_t scratch_bytes_ = 0, batch_ = 0;
 };
 
 class ICudaEngine {
-public:
+ public:
   explicit ICudaEngine(FakeEngine engine);
   ~ICudaEngine();
-  ICudaEngine(const ICudaEngine &) = delete;
-  ICudaEngine &operator=(const ICudaEngine &) = delete;
+  ICudaEngine(const ICudaEngine&) = delete;
+  ICudaEngine& operator=(const ICudaEngine&) = delete;
   std::int32_t getNbIOTensors() const noexcept;
-  const char *getIOTensorName(std::int32_t index) const noexcept;
-  Dims getTensorShape(const char *name) const noexcept;
-  DataType getTensorDataType(const char *name) const noexcept;
-  TensorIOMode getTensorIOMode(const char *name) const noexcept;
-  TensorFormat getTensorFormat(const char *name) const noexcept;
+  const char* getIOTensorName(std::int32_t index) const noexcept;
+  Dims getTensorShape(const char* name) const noexcept;
+  DataType getTensorDataType(const char* name) const noexcept;
+  TensorIOMode getTensorIOMode(const char* name) const noexcept;
+  TensorFormat getTensorFormat(const char* name) const noexcept;
   std::int64_t getDeviceMemorySizeV2() const noexcept;
-  IExecutionContext *createExecutionContext(
-      ExecutionContextAllocationStrategy strategy =
-          ExecutionContextAllocationStrategy::kSTATIC) noexcept;
+  IExecutionContext* createExecutionContext(
+      ExecutionContextAllocationStrategy strategy = ExecutionContextAllocationStrategy::kSTATIC) noexcept;
 
-private:
+ private:
   std::shared_ptr<const FakeEngine> engine_;
 };
 
 class IRuntime {
-public:
+ public:
   IRuntime();
   ~IRuntime();
-  IRuntime(const IRuntime &) = delete;
-  IRuntime &operator=(const IRuntime &) = delete;
-  ICudaEngine *deserializeCudaEngine(const void *plan,
-                                     std::size_t bytes) noexcept;
+  IRuntime(const IRuntime&) = delete;
+  IRuntime& operator=(const IRuntime&) = delete;
+  ICudaEngine* deserializeCudaEngine(const void* plan, std::size_t bytes) noexcept;
 };
 
-IRuntime *createInferRuntime(ILogger &logger) noexcept;
+IRuntime* createInferRuntime(ILogger& logger) noexcept;
 
-} // namespace nvinfer1
+}  // namespace nvinfer1
 
 namespace fake_tensorrt {
 
@@ -137,12 +118,12 @@ namespace fake_tensorrt {
 // once; empty: nothing.
 std::vector<std::string> violations();
 struct Counts {
-  std::size_t runtimes, engines, contexts;  // that there are
-  std::size_t addresses_set, scratches_set; // so far
+  std::size_t runtimes, engines, contexts;   // that there are
+  std::size_t addresses_set, scratches_set;  // so far
 };
 Counts counts();
 void reset();
 // The next runtime cannot be made.
 void fail_runtime();
 
-} // namespace fake_tensorrt
+}  // namespace fake_tensorrt

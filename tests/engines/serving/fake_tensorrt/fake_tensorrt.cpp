@@ -24,29 +24,29 @@ struct State {
   std::mutex mutex;
   std::vector<std::string> violations;
   fake_tensorrt::Counts counts{};
-  ILogger *logger = nullptr;
+  ILogger* logger = nullptr;
   bool fail_runtime = false;
   std::atomic<int> inside{0};
 };
 
-State &state() {
-  static State &all = *std::make_unique<State>().release();
+State& state() {
+  static State& all = *std::make_unique<State>().release();
   return all;
 }
 
-void violation(const std::string &what) {
+void violation(const std::string& what) {
   const std::lock_guard lock(state().mutex);
   state().violations.push_back(what);
 }
 
-void say(const char *words) {
+void say(const char* words) {
   state().logger->log(ILogger::Severity::kINFO, "all is well");
   state().logger->log(ILogger::Severity::kERROR, words);
 }
 
 // Around every call: one thread at a time, in the device's context.
 struct Inside {
-  explicit Inside(const char *call) {
+  explicit Inside(const char* call) {
     if (++state().inside > 1) {
       violation(std::string(call) + " beside another thread's call");
     }
@@ -65,12 +65,10 @@ void count(std::size_t fake_tensorrt::Counts::*which, std::size_t by) {
 constexpr std::size_t kOneLess = ~std::size_t{0};
 
 std::int64_t byte_size(DataType dtype) {
-  return dtype == DataType::kFLOAT || dtype == DataType::kINT32 ? 4
-         : dtype == DataType::kINT64                            ? 8
-                                                                : 2;
+  return dtype == DataType::kFLOAT || dtype == DataType::kINT32 ? 4 : dtype == DataType::kINT64 ? 8 : 2;
 }
 
-std::int64_t elements(const FakeTensor &tensor, std::int64_t batch) {
+std::int64_t elements(const FakeTensor& tensor, std::int64_t batch) {
   std::int64_t count = batch;
   for (std::int32_t i = 1; i < tensor.dims.nbDims; ++i) {
     const bool eights = tensor.format == TensorFormat::kHWC8 && i == 1;
@@ -79,16 +77,11 @@ std::int64_t elements(const FakeTensor &tensor, std::int64_t batch) {
   return count;
 }
 
-FakeTensor tensor_from(std::istringstream &words) {
+FakeTensor tensor_from(std::istringstream& words) {
   static const std::map<std::string, DataType> kTypes{
-      {"float", DataType::kFLOAT},
-      {"half", DataType::kHALF},
-      {"int32", DataType::kINT32},
-      {"int8", DataType::kINT8}};
+      {"float", DataType::kFLOAT}, {"half", DataType::kHALF}, {"int32", DataType::kINT32}, {"int8", DataType::kINT8}};
   static const std::map<std::string, TensorFormat> kFormats{
-      {"linear", TensorFormat::kLINEAR},
-      {"hwc8", TensorFormat::kHWC8},
-      {"chw32", TensorFormat::kCHW32}};
+      {"linear", TensorFormat::kLINEAR}, {"hwc8", TensorFormat::kHWC8}, {"chw32", TensorFormat::kCHW32}};
   FakeTensor tensor{};
   std::string mode, dtype, format;
   words >> tensor.name >> mode >> dtype >> format;
@@ -101,7 +94,7 @@ FakeTensor tensor_from(std::istringstream &words) {
   return tensor;
 }
 
-} // namespace
+}  // namespace
 
 namespace fake_tensorrt {
 
@@ -124,7 +117,7 @@ void reset() {
 
 void fail_runtime() { state().fail_runtime = true; }
 
-} // namespace fake_tensorrt
+}  // namespace fake_tensorrt
 
 extern "C" {
 std::int32_t getInferLibMajorVersion() noexcept { return 10; }
@@ -135,8 +128,8 @@ std::int32_t getInferLibBuildVersion() noexcept { return 26; }
 
 namespace nvinfer1 {
 
-const FakeTensor *FakeEngine::find(const char *name) const {
-  for (const FakeTensor &tensor : tensors) {
+const FakeTensor* FakeEngine::find(const char* name) const {
+  for (const FakeTensor& tensor : tensors) {
     if (tensor.name == name) {
       return &tensor;
     }
@@ -145,34 +138,29 @@ const FakeTensor *FakeEngine::find(const char *name) const {
   return nullptr;
 }
 
-IExecutionContext::IExecutionContext(std::shared_ptr<const FakeEngine> engine)
-    : engine_(std::move(engine)) {
+IExecutionContext::IExecutionContext(std::shared_ptr<const FakeEngine> engine) : engine_(std::move(engine)) {
   count(&fake_tensorrt::Counts::contexts, 1);
 }
 
 IExecutionContext::~IExecutionContext() {
   const Inside inside("~IExecutionContext");
-  if (engine_.use_count() >
-      2) { // more than this and the engine: what is in the stream
+  if (engine_.use_count() > 2) {  // more than this and the engine: what is in the stream
     violation("a context is destroyed while its work is in the stream");
   }
   count(&fake_tensorrt::Counts::contexts, kOneLess);
 }
 
-void IExecutionContext::setDeviceMemoryV2(void *memory,
-                                          std::int64_t bytes) noexcept {
+void IExecutionContext::setDeviceMemoryV2(void* memory, std::int64_t bytes) noexcept {
   const Inside inside("setDeviceMemoryV2");
   count(&fake_tensorrt::Counts::scratches_set, 1);
   scratch_ = memory;
   scratch_bytes_ = bytes;
 }
 
-bool IExecutionContext::setInputShape(const char *name,
-                                      const Dims &dims) noexcept {
+bool IExecutionContext::setInputShape(const char* name, const Dims& dims) noexcept {
   const Inside inside("setInputShape");
-  const FakeTensor *tensor = engine_->find(name);
-  bool fits = tensor->mode == TensorIOMode::kINPUT &&
-              dims.nbDims == tensor->dims.nbDims && dims.d[0] >= 1 &&
+  const FakeTensor* tensor = engine_->find(name);
+  bool fits = tensor->mode == TensorIOMode::kINPUT && dims.nbDims == tensor->dims.nbDims && dims.d[0] >= 1 &&
               dims.d[0] <= engine_->max_batch;
   for (std::int32_t i = 1; fits && i < dims.nbDims; ++i) {
     fits = dims.d[i] == tensor->dims.d[i];
@@ -185,8 +173,7 @@ bool IExecutionContext::setInputShape(const char *name,
   return true;
 }
 
-bool IExecutionContext::setTensorAddress(const char *name,
-                                         void *data) noexcept {
+bool IExecutionContext::setTensorAddress(const char* name, void* data) noexcept {
   const Inside inside("setTensorAddress");
   count(&fake_tensorrt::Counts::addresses_set, 1);
   if (reinterpret_cast<std::uintptr_t>(data) % 256 != 0) {
@@ -198,40 +185,31 @@ bool IExecutionContext::setTensorAddress(const char *name,
 
 bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
   const Inside inside("enqueueV3");
-  std::this_thread::sleep_for(std::chrono::microseconds(
-      20)); // so that another thread would be met here
+  std::this_thread::sleep_for(std::chrono::microseconds(20));  // so that another thread would be met here
   if (engine_->fails.count("enqueue") > 0) {
     say("the kernels are tired");
     return false;
   }
-  if (addresses_.size() != engine_->tensors.size() ||
-      scratch_bytes_ < engine_->scratch_bytes) {
+  if (addresses_.size() != engine_->tensors.size() || scratch_bytes_ < engine_->scratch_bytes) {
     violation("enqueueV3 without all addresses or enough scratch");
     return false;
   }
-  const auto work = [engine = engine_, addresses = addresses_, batch = batch_,
-                     scratch = scratch_] {
+  const auto work = [engine = engine_, addresses = addresses_, batch = batch_, scratch = scratch_] {
     std::vector<float> sum;
     bool reachable =
-        engine->scratch_bytes == 0 ||
-        fake_cuda::is_allocated(
-            scratch, static_cast<std::size_t>(engine->scratch_bytes));
-    for (const FakeTensor &tensor : engine->tensors) {
-      const auto bytes = static_cast<std::size_t>(elements(tensor, batch) *
-                                                  byte_size(tensor.dtype));
-      reachable = reachable &&
-                  fake_cuda::is_allocated(addresses.at(tensor.name), bytes);
+        engine->scratch_bytes == 0 || fake_cuda::is_allocated(scratch, static_cast<std::size_t>(engine->scratch_bytes));
+    for (const FakeTensor& tensor : engine->tensors) {
+      const auto bytes = static_cast<std::size_t>(elements(tensor, batch) * byte_size(tensor.dtype));
+      reachable = reachable && fake_cuda::is_allocated(addresses.at(tensor.name), bytes);
     }
     if (!reachable) {
       violation("a kernel reaches outside of its memory");
       return;
     }
     std::memset(scratch, 0xEE, static_cast<std::size_t>(engine->scratch_bytes));
-    for (const FakeTensor &tensor : engine->tensors) {
-      if (tensor.mode == TensorIOMode::kINPUT &&
-          tensor.dtype == DataType::kFLOAT) {
-        const auto *values =
-            static_cast<const float *>(addresses.at(tensor.name));
+    for (const FakeTensor& tensor : engine->tensors) {
+      if (tensor.mode == TensorIOMode::kINPUT && tensor.dtype == DataType::kFLOAT) {
+        const auto* values = static_cast<const float*>(addresses.at(tensor.name));
         const auto size = static_cast<std::size_t>(elements(tensor, batch));
         sum.resize(std::max(sum.size(), size));
         for (std::size_t i = 0; i < size; ++i) {
@@ -239,26 +217,22 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
         }
       }
     }
-    for (const FakeTensor &tensor : engine->tensors) {
+    for (const FakeTensor& tensor : engine->tensors) {
       if (tensor.mode != TensorIOMode::kOUTPUT) {
         continue;
       }
-      void *data = addresses.at(tensor.name);
+      void* data = addresses.at(tensor.name);
       const auto size = static_cast<std::size_t>(elements(tensor, batch));
-      std::memset(data, 0x5A,
-                  size * static_cast<std::size_t>(byte_size(tensor.dtype)));
-      for (std::size_t i = 0; tensor.dtype == DataType::kFLOAT && i < size;
-           ++i) {
-        static_cast<float *>(data)[i] =
-            i < sum.size() ? engine->factor * sum[i] : 0;
+      std::memset(data, 0x5A, size * static_cast<std::size_t>(byte_size(tensor.dtype)));
+      for (std::size_t i = 0; tensor.dtype == DataType::kFLOAT && i < size; ++i) {
+        static_cast<float*>(data)[i] = i < sum.size() ? engine->factor * sum[i] : 0;
       }
     }
   };
   return fake_cuda::launch(stream, work) == 0;
 }
 
-ICudaEngine::ICudaEngine(FakeEngine engine)
-    : engine_(std::make_shared<const FakeEngine>(std::move(engine))) {
+ICudaEngine::ICudaEngine(FakeEngine engine) : engine_(std::make_shared<const FakeEngine>(std::move(engine))) {
   count(&fake_tensorrt::Counts::engines, 1);
 }
 
@@ -270,30 +244,17 @@ ICudaEngine::~ICudaEngine() {
   count(&fake_tensorrt::Counts::engines, kOneLess);
 }
 
-std::int32_t ICudaEngine::getNbIOTensors() const noexcept {
-  return static_cast<std::int32_t>(engine_->tensors.size());
-}
-const char *ICudaEngine::getIOTensorName(std::int32_t index) const noexcept {
+std::int32_t ICudaEngine::getNbIOTensors() const noexcept { return static_cast<std::int32_t>(engine_->tensors.size()); }
+const char* ICudaEngine::getIOTensorName(std::int32_t index) const noexcept {
   return engine_->tensors[static_cast<std::size_t>(index)].name.c_str();
 }
-Dims ICudaEngine::getTensorShape(const char *name) const noexcept {
-  return engine_->find(name)->dims;
-}
-DataType ICudaEngine::getTensorDataType(const char *name) const noexcept {
-  return engine_->find(name)->dtype;
-}
-TensorIOMode ICudaEngine::getTensorIOMode(const char *name) const noexcept {
-  return engine_->find(name)->mode;
-}
-TensorFormat ICudaEngine::getTensorFormat(const char *name) const noexcept {
-  return engine_->find(name)->format;
-}
-std::int64_t ICudaEngine::getDeviceMemorySizeV2() const noexcept {
-  return engine_->scratch_bytes;
-}
+Dims ICudaEngine::getTensorShape(const char* name) const noexcept { return engine_->find(name)->dims; }
+DataType ICudaEngine::getTensorDataType(const char* name) const noexcept { return engine_->find(name)->dtype; }
+TensorIOMode ICudaEngine::getTensorIOMode(const char* name) const noexcept { return engine_->find(name)->mode; }
+TensorFormat ICudaEngine::getTensorFormat(const char* name) const noexcept { return engine_->find(name)->format; }
+std::int64_t ICudaEngine::getDeviceMemorySizeV2() const noexcept { return engine_->scratch_bytes; }
 
-IExecutionContext *ICudaEngine::createExecutionContext(
-    ExecutionContextAllocationStrategy strategy) noexcept {
+IExecutionContext* ICudaEngine::createExecutionContext(ExecutionContextAllocationStrategy strategy) noexcept {
   const Inside inside("createExecutionContext");
   if (strategy != ExecutionContextAllocationStrategy::kUSER_MANAGED) {
     violation("a context with memory of its own");
@@ -315,10 +276,9 @@ IRuntime::~IRuntime() {
   count(&fake_tensorrt::Counts::runtimes, kOneLess);
 }
 
-ICudaEngine *IRuntime::deserializeCudaEngine(const void *plan,
-                                             std::size_t bytes) noexcept {
+ICudaEngine* IRuntime::deserializeCudaEngine(const void* plan, std::size_t bytes) noexcept {
   const Inside inside("deserializeCudaEngine");
-  std::istringstream lines(std::string(static_cast<const char *>(plan), bytes));
+  std::istringstream lines(std::string(static_cast<const char*>(plan), bytes));
   FakeEngine engine;
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
@@ -338,8 +298,7 @@ ICudaEngine *IRuntime::deserializeCudaEngine(const void *plan,
     } else if (kind == "fails") {
       engine.fails[value] = true;
     } else if (kind == "weights") {
-      if (fake_cuda::counts().used_bytes + std::stoull(value) >
-          (std::size_t{1} << 20)) {
+      if (fake_cuda::counts().used_bytes + std::stoull(value) > (std::size_t{1} << 20)) {
         say("out of memory for weights");
         return nullptr;
       }
@@ -351,10 +310,10 @@ ICudaEngine *IRuntime::deserializeCudaEngine(const void *plan,
   return std::make_unique<ICudaEngine>(std::move(engine)).release();
 }
 
-IRuntime *createInferRuntime(ILogger &logger) noexcept {
+IRuntime* createInferRuntime(ILogger& logger) noexcept {
   const Inside inside("createInferRuntime");
   if (state().logger == nullptr) {
-    state().logger = &logger; // for the whole process, as TensorRT does
+    state().logger = &logger;  // for the whole process, as TensorRT does
   }
   if (state().fail_runtime) {
     say("no runtime today");
@@ -363,4 +322,4 @@ IRuntime *createInferRuntime(ILogger &logger) noexcept {
   return std::make_unique<IRuntime>().release();
 }
 
-} // namespace nvinfer1
+}  // namespace nvinfer1
