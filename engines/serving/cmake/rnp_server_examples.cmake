@@ -1,0 +1,51 @@
+# rnp_classify and rnp_serve_example, and the tests of their parts.
+add_library(rnp_example_parts STATIC
+  ${CMAKE_CURRENT_SOURCE_DIR}/examples/arguments.cpp ${CMAKE_CURRENT_SOURCE_DIR}/examples/classify_request.cpp ${CMAKE_CURRENT_SOURCE_DIR}/examples/classify_service.cpp ${CMAKE_CURRENT_SOURCE_DIR}/examples/images.cpp
+  ${CMAKE_CURRENT_SOURCE_DIR}/examples/metrics.cpp ${CMAKE_CURRENT_SOURCE_DIR}/examples/preprocessing.cpp ${CMAKE_CURRENT_SOURCE_DIR}/examples/request_queue.cpp)
+target_include_directories(rnp_example_parts PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/examples)
+target_link_libraries(rnp_example_parts PUBLIC rnp::rnp nlohmann_json::nlohmann_json Threads::Threads)
+rnp_flags(rnp_example_parts)
+
+add_executable(rnp_classify ${CMAKE_CURRENT_SOURCE_DIR}/examples/rnp_classify.cpp)
+target_link_libraries(rnp_classify PRIVATE rnp_example_parts)
+rnp_flags(rnp_classify)
+
+# By its own CMake package, by pkg-config, which knows the options Debian's is built with, or as a lone header.
+find_package(httplib CONFIG QUIET)
+if(NOT TARGET httplib::httplib)
+  find_package(PkgConfig QUIET)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(CPP_HTTPLIB QUIET IMPORTED_TARGET cpp-httplib)
+  endif()
+  find_path(HTTPLIB_INCLUDE_DIR httplib.h)
+  mark_as_advanced(HTTPLIB_INCLUDE_DIR)
+endif()
+if(TARGET httplib::httplib)
+  set(RNP_HTTPLIB httplib::httplib)
+elseif(TARGET PkgConfig::CPP_HTTPLIB)
+  # pkg-config names no libraries that the header's options need.
+  find_package(OpenSSL QUIET COMPONENTS SSL Crypto)
+  if(TARGET OpenSSL::SSL)
+    set(RNP_HTTPLIB PkgConfig::CPP_HTTPLIB OpenSSL::SSL OpenSSL::Crypto)
+  endif()
+elseif(HTTPLIB_INCLUDE_DIR)
+  add_library(rnp_httplib INTERFACE)
+  target_include_directories(rnp_httplib SYSTEM INTERFACE ${HTTPLIB_INCLUDE_DIR})
+  set(RNP_HTTPLIB rnp_httplib)
+endif()
+if(RNP_HTTPLIB)
+  add_executable(rnp_serve_example ${CMAKE_CURRENT_SOURCE_DIR}/examples/rnp_serve_example.cpp)
+  target_link_libraries(rnp_serve_example PRIVATE rnp_example_parts ${RNP_HTTPLIB})
+  rnp_flags(rnp_serve_example)
+else()
+  message(STATUS "rnp_serve_example is left out: cpp-httplib is missing; on Debian and Ubuntu: apt install libcpp-httplib-dev")
+endif()
+
+if(RNP_BUILD_TESTS)
+  set(tests ${CMAKE_CURRENT_SOURCE_DIR}/../../tests/engines/serving)
+  add_executable(rnp_example_tests ${tests}/test_images.cpp ${tests}/test_metrics.cpp ${tests}/test_request_queue.cpp
+    ${tests}/test_classify_request.cpp ${tests}/examples_main.cpp)
+  target_link_libraries(rnp_example_tests PRIVATE rnp_example_parts)
+  rnp_flags(rnp_example_tests)
+  add_test(NAME rnp_example_tests COMMAND rnp_example_tests)
+endif()
