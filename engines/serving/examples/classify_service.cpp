@@ -66,6 +66,10 @@ HttpAnswer answer_json(const Answer& answer, float penalty, const rnp::Manifest&
   return {200, dumped(json)};
 }
 
+std::string kind_of(const rnp::Package& package) {
+  return package.engine_set() == nullptr ? "bundle" : package.engine_set()->backend;
+}
+
 rnp::Manifest with_penalty(rnp::Manifest manifest, float penalty) {
   manifest.agent.penalty = penalty;
   return manifest;
@@ -82,7 +86,7 @@ HttpAnswer refusal(int status, const std::string& message) {
 ClassifyService::ClassifyService(rnp::Controller& controller, const ServiceOptions& options)
     : controller_(controller),
       manifest_(controller.package().manifest()),
-      metrics_(controller.package()),
+      metrics_(manifest_, kind_of(controller.package())),
       queue_(
           options.queue, options.max_batch,
           std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(options.max_delay_ms))),

@@ -67,9 +67,9 @@ std::string Histogram::text(const std::string& name, const std::string& help) co
   return text + line(name + "_sum", "", metric_number(sum_)) + line(name + "_count", "", std::to_string(count));
 }
 
-Metrics::Metrics(const rnp::Package& package)
-    : manifest_(package.manifest()),
-      kind_(package.engine_set() == nullptr ? "bundle" : package.engine_set()->backend),
+Metrics::Metrics(const rnp::Manifest& manifest, const std::string& kind)
+    : manifest_(manifest),
+      kind_(kind),
       seconds_({0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}),
       batch_sizes_({1, 2, 4, 8, 16, 32, 64, 128, 256}),
       macs_shares_({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1}) {

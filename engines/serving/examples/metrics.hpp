@@ -37,7 +37,8 @@ class Histogram {
 // Safe in many threads.
 class Metrics {
  public:
-  explicit Metrics(const rnp::Package& package);
+  // `kind`: "bundle", or the backend of an engine set.
+  Metrics(const rnp::Manifest& manifest, const std::string& kind);
 
   // One answer of POST /v1/classify, from its first byte read to its answer made.
   void count_request(int status, double seconds);
