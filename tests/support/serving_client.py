@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,50 +110,31 @@ def serving(
 def load(
     served: Served,
     images: np.ndarray,
-    penalties: Sequence[float],
+    penalties: Sequence[float | None],
     connections: int = 16,
     *,
-    until: threading.Event | None = None,
+    until_refused: bool = False,
 ) -> list[list[tuple[int, Answer | str]]]:
     """By connection: which image, and its answer, or what became of the connection.
 
-    Connections are kept alive. Each sends its share of the images once; or with ``until`` goes on until that is
-    set and the server is not there any more. "refused": nobody listened; "unanswered": on a new connection that
+    Connections are kept alive. Each sends its share of the images once; or with ``until_refused`` goes on until
+    nobody listens any more. "refused": nobody listened; "unanswered": on a new connection that
     was ended without a byte of an answer; "lost": on a connection that had been answered before.
     """
     results: list[list[tuple[int, Answer | str]]] = [[] for _ in range(connections)]
 
     def client(number: int) -> None:
         connection, fresh = served.connect(), True
-        todo = iter(range(number, len(images), connections))
-        while True:
-            index = next(todo, None)
-            if index is None:
-                if until is None:
-                    break
-                todo = iter(range(number, len(images), connections))
-                continue
-            try:
-                answer = served.classify(
-                    images[index], penalties[index], raw=index % 2 == 0, connection=connection
-                )
-            except ConnectionRefusedError:
-                results[number].append((index, "refused"))
+        mine = range(number, len(images), connections)
+        for index in mine if not until_refused else itertools.cycle(mine):
+            outcome = _outcome(served, connection, images[index], penalties[index], index % 2 == 0, fresh)
+            results[number].append((index, outcome))
+            if isinstance(outcome, str) and outcome not in ("unanswered", "lost"):
                 break
-            except (ConnectionError, http.client.HTTPException):
-                results[number].append((index, "unanswered" if fresh else "lost"))
-                connection.close()
-                fresh = True
-                continue
-            except OSError as err:  # a time-out: it hung
-                results[number].append((index, f"hung: {err!r}"))
-                break
-            results[number].append((index, answer))
-            fresh = answer.headers.get("connection") == "close"
+            fresh = isinstance(outcome, str) or outcome.headers.get("connection") == "close"
             if fresh:
                 connection.close()
-        with suppress(OSError):
-            connection.close()
+        connection.close()
 
     threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(connections)]
     for thread in threads:
@@ -161,6 +143,24 @@ def load(
         thread.join(120)
         assert not thread.is_alive(), "a connection hangs"
     return results
+
+
+def _outcome(
+    served: Served,
+    connection: http.client.HTTPConnection,
+    image: np.ndarray,
+    penalty: float | None,
+    raw: bool,
+    fresh: bool,
+) -> Answer | str:
+    try:
+        return served.classify(image, penalty, raw=raw, connection=connection)
+    except ConnectionRefusedError:
+        return "refused"
+    except (ConnectionError, http.client.HTTPException):
+        return "unanswered" if fresh else "lost"
+    except OSError as err:  # a time-out
+        return f"hung: {err!r}"
 
 
 def samples_from(text: str) -> dict[str, float]:

@@ -264,16 +264,9 @@ def test_an_error_of_a_batch_is_every_requests_answer(serve, tmp_path, images):
 @pytest.mark.parametrize("kind", ["release", "asan", "tsan"])
 def test_killed_under_load_it_answers_what_it_accepted(serve, images, penalties, expected, kind):
     with serve("--workers", 2, "--quiet", kind=kind) as served:
-        killed = threading.Event()
-
-        def kill():
-            time.sleep(0.7)
-            served.process.terminate()
-            killed.set()
-
-        killer = threading.Thread(target=kill)
+        killer = threading.Timer(0.7, served.process.terminate)
         killer.start()
-        results = load(served, images, penalties, until=killed)
+        results = load(served, images, penalties, until_refused=True)
         killer.join()
         assert served.process.wait(20) == 0, "".join(served.log[-40:])
     outcomes = [pair for connection in results for pair in connection]
