@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from served_network import export_served
-from serving_build import built, environment
+from serving_build import SERVING, built, environment
 from serving_client import JSON, RAW, load, samples_from, serving
 
 from rnp_deploy import Controller
@@ -58,7 +58,10 @@ def serve(package):
         program = built(kind) / "rnp_serve_example"
         if not program.exists():
             pytest.skip("cpp-httplib is not installed; apt install libcpp-httplib-dev")
-        return serving(program, path or package, *options, env=environment(kind))
+        settings = dict(environment(kind))
+        if kind == "tsan":
+            settings["TSAN_OPTIONS"] = f"exitcode=99:suppressions={SERVING / 'tsan.supp'}"
+        return serving(program, path or package, *options, env=settings)
 
     return start
 
