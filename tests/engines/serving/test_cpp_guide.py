@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 from served_network import export_served
-from serving_build import ROOT, built, configured, environment, onnxruntime_root
+from serving_build import SERVING, built, configured, environment, onnxruntime_root
 
+ROOT = SERVING.parents[1]
 GUIDE = ROOT / "docs" / "cpp.md"
 PROJECT = """cmake_minimum_required(VERSION 3.18)
 project(guide LANGUAGES C CXX)
