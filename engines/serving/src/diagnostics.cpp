@@ -74,7 +74,7 @@ class Diagnoses {
       return;
     }
     compare(built, "flavor", here_.tensorrt_flavor, "build the library with the headers of that kind of TensorRT");
-    compare(built, "tensorrt", here_.tensorrt_version, "install that version, or build the set again with this one");
+    of_tensorrt_version(built);
     compare(built, "machine", here_.machine, "build it on such a machine");
     compare(built, "system", here_.system, "build it on this system");
     if (here_.gpu) {
@@ -94,6 +94,13 @@ class Diagnoses {
   std::vector<Diagnostic> take() { return std::move(found_); }
 
  private:
+  // Some Python packages of TensorRT leave the build number out: "10.3.0" is then all that is known of "10.3.0.26".
+  void of_tensorrt_version(const std::map<std::string, std::string>& built) {
+    const auto found = built.find("tensorrt");
+    if (found != built.end() && (here_.tensorrt_version + ".").rfind(found->second + ".", 0) == 0) return;
+    compare(built, "tensorrt", here_.tensorrt_version, "install that version, or build the set again with this one");
+  }
+
   void of_gpu(const std::map<std::string, std::string>& built, const CudaDevice& gpu) {
     const auto value = [&](const char* name, const std::string& otherwise) {
       const auto found = built.find(name);

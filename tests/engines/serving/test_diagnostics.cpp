@@ -139,6 +139,11 @@ TEST_CASE("an engine set of TensorRT fits one GPU") {
     REQUIRE(codes(found) == Codes{"mismatch"});
     CHECK_THAT(found[0].message, Catch::Contains("8.0"));
   }
+  EngineSetManifest unnumbered = tensorrt_engines();
+  unnumbered.fingerprint["tensorrt"] = "10.3.0";  // as Python packages without the build number say it
+  CHECK(of(unnumbered, gpu_machine()).empty());
+  unnumbered.fingerprint["tensorrt"] = "10.3.0.2";
+  CHECK(of(unnumbered, gpu_machine()) == Codes{"mismatch"});
   EngineSetManifest several = engines_of("tensorrt", {{"flavor", "tensorrt"}, {"compute_capability", "8.0 8.6+"}});
   CHECK(of(several, gpu_machine()).empty());
   several.fingerprint.erase("compute_capability");
