@@ -89,6 +89,8 @@ BAD_BUNDLES: list[Recipe] = [
     *bad_files("weights.bin"),
     *bad_files("s2/1-2.onnx"),
     Recipe("size of 2^62", "file-size", "a size of 2^62", edited(at("files.3.bytes", 2**62))),
+    Recipe("pipe of no bytes", "file-size", "a pipe where an empty file is listed",
+           lambda f: (replaced_by("pipe", "weights.bin")(f), edit(f, "manifest.json", at("files.9.bytes", 0)))),
     Recipe("first bad file", "file-size", "of two bad files the first is told",
            lambda f: (replaced_by("folder", "agent/1.onnx")(f), replaced_by("nothing", "s2/2-2.onnx")(f))),
 ]  # fmt: skip

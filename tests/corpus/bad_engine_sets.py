@@ -152,6 +152,8 @@ def _manifests() -> list[Recipe]:
                set_manifest_edited(lambda raw: (at("preprocessing", None)(raw),
                                                 everywhere("images", {"shape": [1, 2, 3]})(raw)))),
         Recipe("set without prices", "plan", "no prices", edited(_without_prices, ENGINES)),
+        Recipe("set of a third decision", "plan", "a decision there is not, and its option",
+               edited(_third_decision, ENGINES)),
         Recipe("plan before files", "plan", "the plan is looked at before files",
                lambda f: (edit(f, ENGINES, at("plan.steps", [])), os.remove(f / "weights.bin"))),
     ]  # fmt: skip
@@ -161,6 +163,13 @@ def _without_prices(raw: dict[str, Any]) -> None:
     del raw["plan"]["tensors"][0]
     for step in raw["plan"]["steps"][:2]:
         del step["inputs"]["agent/penalty"]
+
+
+def _third_decision(raw: dict[str, Any]) -> None:
+    option = "agent/option.2"
+    raw["plan"]["tensors"].append({"name": option, "shape": [], "dtype": "int64"})
+    raw["plan"]["steps"][2].update(decides=2)
+    raw["plan"]["steps"][2]["outputs"][option] = option
 
 
 def _third_option(raw: dict[str, Any]) -> None:
