@@ -197,6 +197,27 @@ TEST_CASE("one thread needs no pool; the first that wants more makes the pool th
   CHECK(OrtEnvironment::of_process(2)->threads_for(2) == OrtThreads::kPool);
 }
 
+TEST_CASE("sessions share an arena, and spin only where they share a pool") {
+  const TemporaryFolder folder;
+  const auto plain = OrtEnvironment::of_process(1);
+  const Ort::SessionOptions own = plain->session_options(folder.path(), 2);
+  CHECK(own.GetConfigEntry("session.use_env_allocators") == "1");
+  CHECK(own.GetConfigEntry("session.intra_op.allow_spinning") == "0");
+  CHECK(own.GetConfigEntry("session.model_external_initializers_file_folder_path") == folder.path().string());
+  CHECK_FALSE(plain->session_options(folder.path(), 1).HasConfigEntry("session.intra_op.allow_spinning"));
+}
+
+TEST_CASE("sessions bring no threads of their own where there is a pool") {
+  const auto threads_now = [] {
+    return std::distance(fs::directory_iterator("/proc/self/task"), fs::directory_iterator());
+  };
+  const TemporaryFolder folder;
+  const auto backend = onnxruntime_backend(package_with(folder, identity(1)), false, with_threads(3));
+  const auto before = threads_now();
+  const std::array<std::shared_ptr<Engine>, 2> engines{backend->open(kGraph), backend->open(kGraph)};
+  CHECK(threads_now() == before);
+}
+
 TEST_CASE("sessions are made beside an environment of the application's that has no pool") {
   const Ort::Env own(ORT_LOGGING_LEVEL_ERROR, "application");
   const TemporaryFolder folder;

@@ -1,0 +1,77 @@
+"""rnp_bench_cpp: the controller and static graphs in turns, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from rnp_deploy import Controller
+from rnp_deploy.bundle import open_bundle
+from rnp_deploy.engines.static_graph import static_graph
+from serving_build import built
+
+
+def bench(*arguments):
+    program = built("release") / "rnp_bench_cpp"
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_times_and_the_controllers_own_share(exported, engine_set, tmp_path, threads):
+    case, engines = exported("chain"), engine_set("chain")
+    bundle = open_bundle(case.path)
+    statics = []
+    for option in (1, 2):
+        (tmp_path / f"{option}.onnx").write_bytes(
+            static_graph(bundle, bundle.manifest.uniform_options(option))
+        )
+        statics += ["--static", tmp_path / f"{option}.onnx"]
+    images = case.images(3).numpy()
+    images.tofile(tmp_path / "images")
+    arguments = ["--weights", case.path, "--images", tmp_path / "images", "--batch", 3, "--threads", threads]
+    done = bench(engines, *statics, *arguments, "--penalty", 0.05, "--duration-s", 0.05, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    with Controller.load(engines, threads=1) as controller:
+        result = controller.run(images, penalty=0.05)
+    assert report["options"] == result.options[0].tolist()
+    assert report["macs"] == result.macs[0]
+    assert (report["batch"], report["threads"]) == (3, threads)
+    assert list(report["times_ms"]) == ["controller", *map(str, statics[1::2])]
+    for times in (*report["times_ms"].values(), report["overhead_us"]):
+        assert times["count"] >= 5
+        assert 0 < times["p10"] <= times["p50"] <= times["p90"] <= times["p99"]
+    assert report["overhead_us"]["p50"] < 1e3 * report["times_ms"]["controller"]["p50"]
+
+
+def test_text_on_random_images(exported):
+    done = bench(exported("chain").path, "--duration-s", 0.02)
+    assert done.returncode == 0, done.stderr
+    assert "batch 1, threads 1, ONNX Runtime" in done.stdout
+    assert "controller, beyond its pieces: p50 " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "a PACKAGE is needed"),
+        (["none", "--nothing"], 2, "unknown argument --nothing"),
+        (["none", "--batch"], 2, "--batch takes a value"),
+        (["none", "--batch", "0"], 2, "batch >= 1"),
+        (["none"], 1, "none does not exist"),
+    ],
+)
+def test_errors(arguments, code, words):
+    done = bench(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+
+
+def test_too_few_images(exported, tmp_path):
+    np.zeros(5, np.float32).tofile(tmp_path / "images")
+    done = bench(exported("chain").path, "--images", tmp_path / "images")
+    assert done.returncode == 2
+    assert "fewer images than a batch takes" in done.stderr
