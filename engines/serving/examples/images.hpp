@@ -23,7 +23,8 @@ Image image_from_netpbm(std::string_view bytes);
 // Converted to 1 or 3 channels; grey is the luma of ITU-R 601.
 Image with_channels(const Image& image, std::size_t channels);
 
-// Bilinear with the filter widened by the reduction, in 22-bit fixed point: what Pillow's BILINEAR gives.
+// Bilinear with the filter widened by the reduction, in 22-bit fixed point, the width first: what Pillow's
+// BILINEAR gives, within one level where its version 13 and later take the height first.
 // Throws rnp::Error(kInput): a size of 0, or more than 2^28 pixels on the way.
 Image resized(const Image& image, std::size_t height, std::size_t width);
 
