@@ -9,10 +9,8 @@ extern "C" {
 #endif
 
 /* Runs a batch by a controller, options given or null, and sums its outputs. */
-rnp_status sum_of_outputs_in_c(const rnp_package *package,
-                               rnp_controller *controller, const float *images,
-                               size_t batch, const int64_t *options,
-                               double *sum);
+rnp_status sum_of_outputs_in_c(const rnp_package* package, rnp_controller* controller, const float* images,
+                               size_t batch, const int64_t* options, double* sum);
 
 /* Opens a package that does not exist; 1 where it is refused as it has to be.
  */

@@ -6,9 +6,7 @@
 
 namespace rnp::testing {
 
-inline TensorSpec tensor_spec(const std::string &name,
-                              std::vector<std::int64_t> shape,
-                              DType dtype = DType::kFloat32) {
+inline TensorSpec tensor_spec(const std::string& name, std::vector<std::int64_t> shape, DType dtype = DType::kFloat32) {
   TensorSpec spec;
   spec.name = name;
   spec.shape = std::move(shape);
@@ -16,8 +14,7 @@ inline TensorSpec tensor_spec(const std::string &name,
   return spec;
 }
 
-inline Piece piece_of(std::vector<std::int64_t> options,
-                      const std::string &file, std::int64_t macs,
+inline Piece piece_of(std::vector<std::int64_t> options, const std::string& file, std::int64_t macs,
                       std::int64_t weight_bytes) {
   return {std::move(options), file, macs, weight_bytes};
 }
@@ -26,7 +23,7 @@ inline Piece piece_of(std::vector<std::int64_t> options,
 // outputs
 inline FakeNetwork small_network() {
   FakeNetwork network;
-  Manifest &manifest = network.manifest;
+  Manifest& manifest = network.manifest;
   manifest.input = tensor_spec("images", {1, 2, 2});
   manifest.output = tensor_spec("outputs", {3});
   manifest.decisions = {{"conv.a", {2, 4, 6}, 1}, {"conv.b", {4, 8}, 2}};
@@ -52,11 +49,8 @@ inline FakeNetwork small_network() {
                           tensor_spec("outputs", {3})};
   const auto agent = [](std::size_t t) {
     Step step;
-    step.inputs = {{"features", "f" + std::to_string(t)},
-                   {"state", state_name(t)},
-                   {"penalty", kPenalty}};
-    step.outputs = {{"option", option_name(t)},
-                    {"next_state", state_name(t + 1)}};
+    step.inputs = {{"features", "f" + std::to_string(t)}, {"state", state_name(t)}, {"penalty", kPenalty}};
+    step.outputs = {{"option", option_name(t)}, {"next_state", state_name(t + 1)}};
     step.pieces = {piece_of({}, "agent/" + std::to_string(t), 0, 0)};
     step.decides = static_cast<std::int64_t>(t);
     step.agent_only = true;
@@ -73,16 +67,13 @@ inline FakeNetwork small_network() {
   last.inputs = {{"x", "x"}, {"stem", "stem"}};
   last.outputs = {{"outputs", "outputs"}};
   for (std::int64_t a = 1; a <= 3; ++a) {
-    first.pieces.push_back(
-        piece_of({a}, "first/" + std::to_string(a), 10 * a, 10 * a));
+    first.pieces.push_back(piece_of({a}, "first/" + std::to_string(a), 10 * a, 10 * a));
     for (std::int64_t b = 1; b <= 2; ++b) {
-      last.pieces.push_back(piece_of(
-          {a, b}, "last/" + std::to_string(a) + "-" + std::to_string(b), a * b,
-          a + b));
+      last.pieces.push_back(piece_of({a, b}, "last/" + std::to_string(a) + "-" + std::to_string(b), a * b, a + b));
     }
   }
   network.plan.steps = {stem, agent(0), first, agent(1), last};
   return network;
 }
 
-} // namespace rnp::testing
+}  // namespace rnp::testing

@@ -14,10 +14,9 @@ using namespace rnp::testing;
 namespace {
 
 struct Fixture {
-  explicit Fixture(FakeNetwork made = small_network(),
-                   ControllerOptions options = {})
-      : network(std::move(made)), package{Package::in_memory(network.manifest,
-                                                             network.plan)},
+  explicit Fixture(FakeNetwork made = small_network(), ControllerOptions options = {})
+      : network(std::move(made)),
+        package{Package::in_memory(network.manifest, network.plan)},
         backend(std::make_shared<FakeBackend>(network)),
         controller(package.package, backend, std::move(options)) {}
 
@@ -29,38 +28,31 @@ struct Fixture {
 };
 
 // The status's name, where the last error has these words.
-std::string told(rnp_status status, const std::string &words) {
+std::string told(rnp_status status, const std::string& words) {
   const std::string message = rnp_last_error();
-  return message.find(words) != std::string::npos ? rnp_status_name(status)
-                                                  : message;
+  return message.find(words) != std::string::npos ? rnp_status_name(status) : message;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("C runs a batch") {
   Fixture fixture;
-  const auto expected =
-      expected_of(fixture.network, fixture.images, {3, 3}, nullptr, false);
+  const auto expected = expected_of(fixture.network, fixture.images, {3, 3}, nullptr, false);
   double sum = 0;
-  REQUIRE(sum_of_outputs_in_c(&fixture.package, &fixture.controller,
-                              fixture.images.data(), 2, nullptr, &sum) == 0);
-  CHECK(sum ==
-        std::accumulate(expected.outputs.begin(), expected.outputs.end(), 0.0));
+  REQUIRE(sum_of_outputs_in_c(&fixture.package, &fixture.controller, fixture.images.data(), 2, nullptr, &sum) == 0);
+  CHECK(sum == std::accumulate(expected.outputs.begin(), expected.outputs.end(), 0.0));
   const std::int64_t given[] = {1, 3, 1, 1};
-  CHECK(told(sum_of_outputs_in_c(&fixture.package, &fixture.controller,
-                                 fixture.images.data(), 2, given, &sum),
+  CHECK(told(sum_of_outputs_in_c(&fixture.package, &fixture.controller, fixture.images.data(), 2, given, &sum),
              "options range over 1..3") == "input");
   CHECK(missing_package_is_refused_in_c() == 1);
 }
 
 TEST_CASE("C gets outputs, options and MACs, each where it is wanted") {
   Fixture fixture;
-  const auto expected =
-      expected_of(fixture.network, fixture.images, {3, 3}, nullptr, false);
+  const auto expected = expected_of(fixture.network, fixture.images, {3, 3}, nullptr, false);
   std::vector<float> outputs(6, -1);
   std::vector<std::int64_t> options(4, -1), macs(2, -1);
-  REQUIRE(rnp_controller_run(&fixture.controller, fixture.images.data(), 2,
-                             nullptr, outputs.data(), options.data(),
+  REQUIRE(rnp_controller_run(&fixture.controller, fixture.images.data(), 2, nullptr, outputs.data(), options.data(),
                              macs.data()) == 0);
   CHECK(outputs == expected.outputs);
   CHECK(options == expected.options);
@@ -74,15 +66,13 @@ TEST_CASE("C's run options are all passed on") {
   CHECK(run.struct_size == sizeof run);
   std::vector<float> outputs(6, -1);
   const auto outputs_of = [&] {
-    REQUIRE(rnp_controller_run(&fixture.controller, fixture.images.data(), 2,
-                               &run, outputs.data(), nullptr, nullptr) == 0);
+    REQUIRE(rnp_controller_run(&fixture.controller, fixture.images.data(), 2, &run, outputs.data(), nullptr, nullptr) ==
+            0);
     return outputs;
   };
   const float prices[] = {8, 5};
   const auto expected = [&](std::vector<float> penalties, bool round_up) {
-    return expected_of(fixture.network, fixture.images, penalties, nullptr,
-                       round_up)
-        .outputs;
+    return expected_of(fixture.network, fixture.images, penalties, nullptr, round_up).outputs;
   };
   run.penalties = prices;
   CHECK(outputs_of() == expected({8, 5}, false));
@@ -95,8 +85,7 @@ TEST_CASE("C's run options are all passed on") {
   CHECK(outputs_of() == expected({8, 8}, false));
   CHECK(fixture.backend->calls - before == 10);
   run.target_macs = 0.5;
-  CHECK(told(rnp_controller_run(&fixture.controller, fixture.images.data(), 2,
-                                &run, outputs.data(), nullptr, nullptr),
+  CHECK(told(rnp_controller_run(&fixture.controller, fixture.images.data(), 2, &run, outputs.data(), nullptr, nullptr),
              "target_macs is given beside") == "input");
 }
 
@@ -107,9 +96,8 @@ TEST_CASE("Nothing is written where a run fails") {
   rnp_run_options run;
   rnp_run_defaults(&run);
   run.policy = 1;
-  fixture.backend->fail_call_at = 8; // of the second sample
-  CHECK(told(rnp_controller_run(&fixture.controller, fixture.images.data(), 2,
-                                &run, outputs.data(), options.data(),
+  fixture.backend->fail_call_at = 8;  // of the second sample
+  CHECK(told(rnp_controller_run(&fixture.controller, fixture.images.data(), 2, &run, outputs.data(), options.data(),
                                 macs.data()),
              "failed") == "engine");
   CHECK(outputs == std::vector<float>(6, -1));
@@ -120,34 +108,24 @@ TEST_CASE("Nothing is written where a run fails") {
 TEST_CASE("C's null arguments are errors") {
   Fixture fixture;
   float outputs[6];
-  rnp_package *package = nullptr;
-  rnp_controller *controller = nullptr;
+  rnp_package* package = nullptr;
+  rnp_controller* controller = nullptr;
   rnp_network_info info;
-  const auto report = [](void *, int, rnp_status, const char *, const char *) {
-  };
-  const auto run = [&](rnp_controller *with, const float *images, float *to) {
+  const auto report = [](void*, int, rnp_status, const char*, const char*) {};
+  const auto run = [&](rnp_controller* with, const float* images, float* to) {
     return rnp_controller_run(with, images, 1, nullptr, to, nullptr, nullptr);
   };
-  CHECK(told(rnp_package_open(nullptr, &package), "directory is null") ==
-        "input");
+  CHECK(told(rnp_package_open(nullptr, &package), "directory is null") == "input");
   CHECK(told(rnp_package_open("/tmp", nullptr), "package is null") == "input");
-  CHECK(told(rnp_package_check(nullptr, 0, report, nullptr),
-             "package is null") == "input");
-  CHECK(told(rnp_package_check(&fixture.package, 0, nullptr, nullptr),
-             "report is null") == "input");
+  CHECK(told(rnp_package_check(nullptr, 0, report, nullptr), "package is null") == "input");
+  CHECK(told(rnp_package_check(&fixture.package, 0, nullptr, nullptr), "report is null") == "input");
   CHECK(told(rnp_package_info(nullptr, &info), "package is null") == "input");
-  CHECK(told(rnp_package_info(&fixture.package, nullptr), "info is null") ==
-        "input");
-  CHECK(told(rnp_controller_create(nullptr, nullptr, &controller),
-             "package is null") == "input");
-  CHECK(told(rnp_controller_create(&fixture.package, nullptr, nullptr),
-             "controller is null") == "input");
-  CHECK(told(run(nullptr, fixture.images.data(), outputs),
-             "controller is null") == "input");
-  CHECK(told(run(&fixture.controller, nullptr, outputs), "images are null") ==
-        "input");
-  CHECK(told(run(&fixture.controller, fixture.images.data(), nullptr),
-             "outputs is null") == "input");
+  CHECK(told(rnp_package_info(&fixture.package, nullptr), "info is null") == "input");
+  CHECK(told(rnp_controller_create(nullptr, nullptr, &controller), "package is null") == "input");
+  CHECK(told(rnp_controller_create(&fixture.package, nullptr, nullptr), "controller is null") == "input");
+  CHECK(told(run(nullptr, fixture.images.data(), outputs), "controller is null") == "input");
+  CHECK(told(run(&fixture.controller, nullptr, outputs), "images are null") == "input");
+  CHECK(told(run(&fixture.controller, fixture.images.data(), nullptr), "outputs is null") == "input");
   rnp_package_free(nullptr);
   rnp_controller_free(nullptr);
   rnp_controller_defaults(nullptr);
@@ -156,32 +134,25 @@ TEST_CASE("C's null arguments are errors") {
 
 TEST_CASE("C's options that do not fit are errors") {
   Fixture fixture;
-  rnp_controller *controller = nullptr;
-  const auto create = [&](void (*change)(rnp_controller_options &)) {
+  rnp_controller* controller = nullptr;
+  const auto create = [&](void (*change)(rnp_controller_options&)) {
     rnp_controller_options options;
     rnp_controller_defaults(&options);
     change(options);
     return rnp_controller_create(&fixture.package, &options, &controller);
   };
-  CHECK(told(create([](auto &o) { o.struct_size = 0; }), "struct_size is 0") ==
-        "input");
-  CHECK(told(create([](auto &o) { o.struct_size -= 1; }), "struct_size is") ==
-        "input");
-  CHECK(told(create([](auto &o) { o.struct_size += 1; }), "struct_size is") ==
-        "input");
-  CHECK(told(create([](auto &o) { o.device = 3; }),
-             "device is 3; pass 0 to 2") == "input");
-  CHECK(told(create([](auto &o) { o.preload = -1; }),
-             "preload is -1; pass 0 to 2") == "input");
-  CHECK(told(create([](auto &o) { o.threads = -1; }), "threads is -1") ==
-        "input");
+  CHECK(told(create([](auto& o) { o.struct_size = 0; }), "struct_size is 0") == "input");
+  CHECK(told(create([](auto& o) { o.struct_size -= 1; }), "struct_size is") == "input");
+  CHECK(told(create([](auto& o) { o.struct_size += 1; }), "struct_size is") == "input");
+  CHECK(told(create([](auto& o) { o.device = 3; }), "device is 3; pass 0 to 2") == "input");
+  CHECK(told(create([](auto& o) { o.preload = -1; }), "preload is -1; pass 0 to 2") == "input");
+  CHECK(told(create([](auto& o) { o.threads = -1; }), "threads is -1") == "input");
   CHECK(controller == nullptr);
   rnp_run_options run;
   rnp_run_defaults(&run);
   float outputs[3];
   const auto status = [&] {
-    return rnp_controller_run(&fixture.controller, fixture.images.data(), 1,
-                              &run, outputs, nullptr, nullptr);
+    return rnp_controller_run(&fixture.controller, fixture.images.data(), 1, &run, outputs, nullptr, nullptr);
   };
   run.policy = 3;
   CHECK(told(status(), "policy is 3; pass 0 to 2") == "input");
@@ -197,8 +168,7 @@ TEST_CASE("C is told of the network") {
   rnp_network_info info;
   REQUIRE(rnp_package_info(&fixture.package, &info) == 0);
   CHECK(info.input_rank == 3);
-  CHECK(std::vector<std::int64_t>(info.input_shape, info.input_shape + 4) ==
-        std::vector<std::int64_t>{1, 2, 2, 0});
+  CHECK(std::vector<std::int64_t>(info.input_shape, info.input_shape + 4) == std::vector<std::int64_t>{1, 2, 2, 0});
   CHECK(info.output_rank == 1);
   CHECK(info.output_shape[0] == 3);
   CHECK(info.input_values == 4);
@@ -207,8 +177,7 @@ TEST_CASE("C is told of the network") {
   CHECK(info.groups == 3);
   CHECK(info.macs == 1000);
   fixture.network.manifest.input.shape.assign(9, 1);
-  rnp_package wide{
-      Package::in_memory(fixture.network.manifest, fixture.network.plan)};
+  rnp_package wide{Package::in_memory(fixture.network.manifest, fixture.network.plan)};
   info.macs = -1;
   CHECK(told(rnp_package_info(&wide, &info), "has 9 axes") == "input");
   CHECK(info.macs == -1);
@@ -217,17 +186,14 @@ TEST_CASE("C is told of the network") {
 TEST_CASE("Statuses have names, and the library a version") {
   CHECK(std::string(rnp_status_name(0)) == "ok");
   CHECK(std::string(rnp_status_name(1)) == "missing");
-  CHECK(std::string(rnp_status_name(
-            static_cast<rnp_status>(ErrorCode::kInternal))) == "internal");
-  CHECK(std::string(rnp_status_name(
-            static_cast<rnp_status>(ErrorCode::kInternal) + 1)) == "unknown");
+  CHECK(std::string(rnp_status_name(static_cast<rnp_status>(ErrorCode::kInternal))) == "internal");
+  CHECK(std::string(rnp_status_name(static_cast<rnp_status>(ErrorCode::kInternal) + 1)) == "unknown");
   CHECK(std::string(rnp_status_name(-1)) == "unknown");
   CHECK(std::strlen(rnp_version()) >= 5);
 }
 
 TEST_CASE("Errors are those of the thread that made them") {
-  CHECK(told(rnp_package_open(nullptr, nullptr), "directory is null") ==
-        "input");
+  CHECK(told(rnp_package_open(nullptr, nullptr), "directory is null") == "input");
   std::string other = "unset";
   std::thread([&] { other = rnp_last_error(); }).join();
   CHECK(other.empty());
@@ -237,11 +203,10 @@ TEST_CASE("Errors are those of the thread that made them") {
 TEST_CASE("Whatever a callback throws stays on this side") {
   Fixture fixture(small_network(), [] {
     ControllerOptions options;
-    options.trace = [](const DecisionEvent &) { throw 7; };
+    options.trace = [](const DecisionEvent&) { throw 7; };
     return options;
   }());
   float outputs[3];
-  CHECK(told(rnp_controller_run(&fixture.controller, fixture.images.data(), 1,
-                                nullptr, outputs, nullptr, nullptr),
+  CHECK(told(rnp_controller_run(&fixture.controller, fixture.images.data(), 1, nullptr, outputs, nullptr, nullptr),
              "no exception of the standard library") == "internal");
 }

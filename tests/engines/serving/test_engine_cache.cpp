@@ -14,7 +14,7 @@ using namespace rnp::testing;
 namespace {
 
 // Engines "a", "b", … of so many bytes.
-FakeNetwork network_of(const std::vector<std::int64_t> &weight_bytes) {
+FakeNetwork network_of(const std::vector<std::int64_t>& weight_bytes) {
   FakeNetwork network;
   Step step;
   for (std::size_t i = 0; i < weight_bytes.size(); ++i) {
@@ -28,14 +28,10 @@ FakeNetwork network_of(const std::vector<std::int64_t> &weight_bytes) {
 }
 
 struct Fixture {
-  explicit Fixture(const std::vector<std::int64_t> &weight_bytes,
-                   std::uint64_t budget = 0)
-      : backend(network_of(weight_bytes)),
-        cache(backend.network.plan, backend, budget, [this] { ++releases; }) {}
+  explicit Fixture(const std::vector<std::int64_t>& weight_bytes, std::uint64_t budget = 0)
+      : backend(network_of(weight_bytes)), cache(backend.network.plan, backend, budget, [this] { ++releases; }) {}
 
-  std::shared_ptr<Engine> get(const std::string &file) {
-    return cache.get(cache.file_of(file));
-  }
+  std::shared_ptr<Engine> get(const std::string& file) { return cache.get(cache.file_of(file)); }
   MemoryReport report() const {
     MemoryReport report;
     cache.report(report);
@@ -49,7 +45,7 @@ struct Fixture {
 
 using Files = std::vector<std::string>;
 
-} // namespace
+}  // namespace
 
 TEST_CASE("Each engine is opened once, when first needed") {
   Fixture fixture({10, 20, 30});
@@ -75,7 +71,7 @@ TEST_CASE("Under a budget the least recently used engine is let go") {
   fixture.get("a");
   CHECK(fixture.backend.opened_files() == Files{"a", "b", "c"});
   CHECK(fixture.report().evictions == 1);
-  fixture.get("d"); // larger than the budget, and needed
+  fixture.get("d");  // larger than the budget, and needed
   CHECK(fixture.report().evictions == 3);
   CHECK(fixture.report().weight_bytes == 25);
   CHECK(fixture.backend.engines == 1);
@@ -118,8 +114,7 @@ TEST_CASE("Engines are opened ahead until the next would evict another") {
   CHECK(free.report().engines == 3);
 }
 
-TEST_CASE(
-    "While one engine is opened, others can be had, and it is opened once") {
+TEST_CASE("While one engine is opened, others can be had, and it is opened once") {
   Fixture fixture({10, 10}, 0);
   fixture.backend.slow_file = "a";
   fixture.get("b");
@@ -137,19 +132,26 @@ TEST_CASE(
   CHECK(fixture.backend.opened_files() == Files{"b", "a"});
 }
 
+TEST_CASE("Engines that are opened at once keep the budget") {
+  Fixture fixture({10, 10}, 10);
+  fixture.backend.slow_file = kEveryFile;
+  std::thread other([&] { fixture.get("a"); });
+  fixture.get("b");
+  other.join();
+  CHECK(fixture.report().weight_bytes == 10);
+  CHECK(fixture.report().evictions == 1);
+}
+
 TEST_CASE("Many threads keep the budget") {
   Fixture fixture({10, 10, 10, 10}, 20);
   std::vector<std::thread> threads;
   for (int n = 0; n < 4; ++n) {
     threads.emplace_back([&, n] {
-      for (int i = 0; i < 500; ++i)
-        fixture.get(std::string(1, static_cast<char>('a' + (i * (n + 1)) % 4)));
+      for (int i = 0; i < 500; ++i) fixture.get(std::string(1, static_cast<char>('a' + (i * (n + 1)) % 4)));
     });
   }
-  for (std::thread &thread : threads)
-    thread.join();
+  for (std::thread& thread : threads) thread.join();
   CHECK(fixture.report().weight_bytes <= 20);
   CHECK(fixture.backend.engines <= 2);
-  CHECK(fixture.backend.opened_files().size() ==
-        fixture.report().evictions + fixture.report().engines);
+  CHECK(fixture.backend.opened_files().size() == fixture.report().evictions + fixture.report().engines);
 }

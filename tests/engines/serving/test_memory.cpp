@@ -21,27 +21,24 @@ struct Counting {
   bool exhausted = false;
 
   Allocator allocator() {
-    return {[](void *context, std::size_t bytes) -> void * {
-              auto &self = *static_cast<Counting *>(context);
-              if (self.exhausted)
-                return nullptr;
+    return {[](void* context, std::size_t bytes) -> void* {
+              auto& self = *static_cast<Counting*>(context);
+              if (self.exhausted) return nullptr;
               ++self.allocated;
               ++self.alive;
-              return static_cast<char *>(
-                         std::aligned_alloc(64, (bytes + 127) / 64 * 64)) +
-                     self.shift;
+              return static_cast<char*>(std::aligned_alloc(64, (bytes + 127) / 64 * 64)) + self.shift;
             },
-            [](void *context, void *data) {
-              auto &self = *static_cast<Counting *>(context);
+            [](void* context, void* data) {
+              auto& self = *static_cast<Counting*>(context);
               ++self.released;
               --self.alive;
-              std::free(static_cast<char *>(data) - self.shift);
+              std::free(static_cast<char*>(data) - self.shift);
             },
             this};
   }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("The host's memory is aligned") {
   const auto memory = host_memory({});
@@ -84,20 +81,12 @@ TEST_CASE("An allocator that does not fit is refused") {
 
 TEST_CASE("More memory than there is, is an error") {
   const auto memory = host_memory({});
-  CHECK(error_of([&] {
-          memory->allocate(std::numeric_limits<std::size_t>::max());
-        }) == "memory: no memory");
-  CHECK(error_of([&] {
-          memory->allocate(std::numeric_limits<std::size_t>::max() / 2);
-        }) == "memory: no memory");
+  CHECK(error_of([&] { memory->allocate(std::numeric_limits<std::size_t>::max()); }) == "memory: no memory");
+  CHECK(error_of([&] { memory->allocate(std::numeric_limits<std::size_t>::max() / 2); }) == "memory: no memory");
   CHECK(bytes_of(3, 5) == 15);
   CHECK(bytes_of(3, 0) == 0);
-  CHECK(error_of([] {
-          bytes_of(std::size_t{1} << 32, std::size_t{1} << 32);
-        }) == "input: can be addressed");
-  CHECK(error_of([] {
-          bytes_of(std::size_t{1} << 32, std::size_t{1} << 31);
-        }) == "input: can be addressed");
+  CHECK(error_of([] { bytes_of(std::size_t{1} << 32, std::size_t{1} << 32); }) == "input: can be addressed");
+  CHECK(error_of([] { bytes_of(std::size_t{1} << 32, std::size_t{1} << 31); }) == "input: can be addressed");
 }
 
 TEST_CASE("Buffers are used again, and much larger ones are not") {
@@ -117,16 +106,14 @@ TEST_CASE("Buffers are used again, and much larger ones are not") {
   CHECK(counting.released == 0);
 }
 
-TEST_CASE("Idle buffers beyond the limit are released, the largest first, once "
-          "nothing is under way") {
+TEST_CASE(
+    "Idle buffers beyond the limit are released, the largest first, once "
+    "nothing is under way") {
   Counting counting;
   const auto memory = host_memory(counting.allocator());
   BufferPool pool(*memory);
   constexpr std::size_t kMiB = std::size_t{1} << 20;
-  {
-    const PooledBuffer a(pool, 150 * kMiB), b(pool, 100 * kMiB),
-        c(pool, 50 * kMiB);
-  }
+  { const PooledBuffer a(pool, 150 * kMiB), b(pool, 100 * kMiB), c(pool, 50 * kMiB); }
   CHECK(counting.released == 0);
   pool.trim();
   CHECK(counting.released == 1);
@@ -135,13 +122,10 @@ TEST_CASE("Idle buffers beyond the limit are released, the largest first, once "
 
 TEST_CASE("Rows that are neighbours on both sides go in one copy") {
   using Copies = std::vector<std::tuple<std::size_t, std::size_t, std::size_t>>;
-  const auto copies = [](const Rows *to, const Rows *from, std::size_t count) {
+  const auto copies = [](const Rows* to, const Rows* from, std::size_t count) {
     Copies made;
-    for_each_run(to == nullptr ? nullptr : to->data(),
-                 from == nullptr ? nullptr : from->data(), count,
-                 [&](std::size_t a, std::size_t b, std::size_t rows) {
-                   made.emplace_back(a, b, rows);
-                 });
+    for_each_run(to == nullptr ? nullptr : to->data(), from == nullptr ? nullptr : from->data(), count,
+                 [&](std::size_t a, std::size_t b, std::size_t rows) { made.emplace_back(a, b, rows); });
     return made;
   };
   const Rows gaps{0, 1, 3, 4, 5, 2}, other{7, 8, 9, 1, 2, 3};
@@ -149,8 +133,7 @@ TEST_CASE("Rows that are neighbours on both sides go in one copy") {
   CHECK(copies(nullptr, nullptr, 0).empty());
   CHECK(copies(nullptr, &gaps, 6) == Copies{{0, 0, 2}, {2, 3, 3}, {5, 2, 1}});
   CHECK(copies(&gaps, nullptr, 6) == Copies{{0, 0, 2}, {3, 2, 3}, {2, 5, 1}});
-  CHECK(copies(&gaps, &other, 6) ==
-        Copies{{0, 7, 2}, {3, 9, 1}, {4, 1, 2}, {2, 3, 1}});
+  CHECK(copies(&gaps, &other, 6) == Copies{{0, 7, 2}, {3, 9, 1}, {4, 1, 2}, {2, 3, 1}});
 }
 
 TEST_CASE("Rows are copied to where they belong") {

@@ -9,12 +9,11 @@
 using namespace rnp;
 using namespace rnp::testing;
 
-TEST_CASE(
-    "A workspace is used again by batches of its size, and by one at a time") {
+TEST_CASE("A workspace is used again by batches of its size, and by one at a time") {
   const auto memory = host_memory({});
   const FakeNetwork network = small_network();
   Workspaces workspaces(network.plan, "outputs", *memory);
-  const Workspace *first = nullptr;
+  const Workspace* first = nullptr;
   {
     const auto one = workspaces.lend(3);
     first = &*one;
@@ -27,19 +26,18 @@ TEST_CASE(
   CHECK(&*workspaces.lend(3) == first);
 }
 
-TEST_CASE("Idle workspaces beyond the limit are let go, the largest first, but "
-          "for the last") {
+TEST_CASE(
+    "Idle workspaces beyond the limit are let go, the largest first, but "
+    "for the last") {
   FakeNetwork network = small_network();
-  network.plan.tensors[7].shape = {std::int64_t{15} << 20}; // 60 MiB a sample
+  network.plan.tensors[7].shape = {std::int64_t{15} << 20};  // 60 MiB a sample
   const auto memory = host_memory({});
   Workspaces workspaces(network.plan, "outputs", *memory);
   const std::size_t sample = workspaces.layout().sample_bytes;
-  for (const std::size_t batch : {2, 5, 1})
-    workspaces.lend(batch);
+  for (const std::size_t batch : {2, 5, 1}) workspaces.lend(batch);
   CHECK(workspaces.bytes() == 8 * sample);
   workspaces.lend(3);
-  CHECK(workspaces.bytes() ==
-        (2 + 5 + 1 + 3) * sample); // 2 + 5 + 1 are within 512 MiB
+  CHECK(workspaces.bytes() == (2 + 5 + 1 + 3) * sample);  // 2 + 5 + 1 are within 512 MiB
   workspaces.lend(9);
   CHECK(workspaces.bytes() == (2 + 1 + 3 + 9) * sample);
 }
@@ -48,9 +46,7 @@ TEST_CASE("More samples than can be addressed are refused") {
   const auto memory = host_memory({});
   const FakeNetwork network = small_network();
   Workspaces workspaces(network.plan, "outputs", *memory);
-  CHECK(error_of([&] {
-          workspaces.lend(std::numeric_limits<std::size_t>::max() / 64);
-        }) == "input: can be addressed");
+  CHECK(error_of([&] { workspaces.lend(std::numeric_limits<std::size_t>::max() / 64); }) == "input: can be addressed");
   CHECK(workspaces.bytes() == 0);
 }
 
