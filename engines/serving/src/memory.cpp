@@ -28,7 +28,7 @@ class HostMemory final : public Memory {
   bool on_host() const noexcept override { return true; }
 
   void* allocate(std::size_t bytes) override {
-    if (bytes > std::numeric_limits<std::size_t>::max() - kAlignment) throw short_of(bytes);
+    if (bytes > std::numeric_limits<std::ptrdiff_t>::max() - kAlignment) throw short_of(bytes);
     const std::size_t whole = std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
     if (allocator_.allocate == nullptr) {
       void* const data = std::aligned_alloc(kAlignment, whole);

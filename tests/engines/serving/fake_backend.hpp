@@ -24,6 +24,7 @@
 
 namespace rnp::testing {
 
+inline constexpr const char* kEveryFile = "*";
 inline constexpr std::int64_t kPrime = 4093;  // float32 holds what is below exactly
 
 // Values of a tensor as integers. Halves are kept as their bits: what is
@@ -275,7 +276,7 @@ inline std::unique_ptr<BoundCall> FakeEngine::bind(const NamedTensors& inputs, c
 }
 
 inline std::shared_ptr<Engine> FakeBackend::open(const std::string& path) {
-  if (path == slow_file) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  if (path == slow_file || slow_file == kEveryFile) std::this_thread::sleep_for(std::chrono::milliseconds(100));
   if (path == failing_file) throw Error(ErrorCode::kEngine, path + " cannot be opened");
   const std::lock_guard<std::mutex> lock(mutex);
   opened.push_back(path);

@@ -337,6 +337,23 @@ TEST_CASE("After an engine failed the controller goes on") {
   }
 }
 
+TEST_CASE("A failed run leaves no work behind on the device") {
+  for (const std::uint64_t budget : {0, 30}) {
+    std::shared_ptr<FakeBackend> backend;
+    {
+      ControllerOptions options;
+      options.memory_budget_bytes = budget;
+      Fixture fixture(small_network(), true, 0, options);
+      backend = fixture.backend;
+      backend->fail_call_at = 2;  // while the first is only in the stream
+      CHECK(error_of([&] { fixture.run(images_of(2), 2); }) == "engine: failed");
+    }
+    backend->device_memory->synchronise();
+    CHECK(backend->device_memory->wrongs == std::vector<std::string>{});
+    CHECK(backend->device_memory->blocks() == 0);
+  }
+}
+
 TEST_CASE("Where the device's memory is short, the controller goes on") {
   Fixture fixture(small_network(), true);
   const auto images = images_of(5);

@@ -132,6 +132,16 @@ TEST_CASE("While one engine is opened, others can be had, and it is opened once"
   CHECK(fixture.backend.opened_files() == Files{"b", "a"});
 }
 
+TEST_CASE("Engines that are opened at once keep the budget") {
+  Fixture fixture({10, 10}, 10);
+  fixture.backend.slow_file = kEveryFile;
+  std::thread other([&] { fixture.get("a"); });
+  fixture.get("b");
+  other.join();
+  CHECK(fixture.report().weight_bytes == 10);
+  CHECK(fixture.report().evictions == 1);
+}
+
 TEST_CASE("Many threads keep the budget") {
   Fixture fixture({10, 10, 10, 10}, 20);
   std::vector<std::thread> threads;
