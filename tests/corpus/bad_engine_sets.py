@@ -168,8 +168,9 @@ def _without_prices(raw: dict[str, Any]) -> None:
 def _third_decision(raw: dict[str, Any]) -> None:
     option = "agent/option.2"
     raw["plan"]["tensors"].append({"name": option, "shape": [], "dtype": "int64"})
-    raw["plan"]["steps"][2].update(decides=2)
-    raw["plan"]["steps"][2]["outputs"][option] = option
+    raw["plan"]["steps"][1].update(decides=2)
+    raw["plan"]["steps"][1]["outputs"][option] = option
+    raw["plan"]["steps"][2]["option_decisions"] = [0, 2]
 
 
 def _third_option(raw: dict[str, Any]) -> None:

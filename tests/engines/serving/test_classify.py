@@ -8,10 +8,10 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from served_network import export_served
 
 from rnp_deploy import Controller
 from rnp_deploy.preprocessing import image_array, make_preprocessing, read_images
+from served_network import export_served
 from serving_build import built, environment
 
 SIZES = [(1, 1), (7, 3), (16, 16), (18, 16), (31, 64), (200, 33), (97, 251)]

@@ -6,8 +6,8 @@ import re
 import subprocess
 
 import pytest
-from served_network import export_served
 
+from served_network import export_served
 from serving_build import SERVING, built, configured, environment, onnxruntime_root
 
 ROOT = SERVING.parents[1]

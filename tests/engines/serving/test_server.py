@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import pytest
-from served_network import export_served
-from serving_client import JSON, RAW, load, samples_from, serving
 
 from rnp_deploy import Controller
+from served_network import export_served
 from serving_build import SERVING, built, environment
+from serving_client import JSON, RAW, load, samples_from, serving
 
 IMAGES = 96
 TOLERANCE = 1e-5
