@@ -28,7 +28,7 @@ __all__ = ["SERVING", "built", "configured", "environment", "onnxruntime_root", 
 ROOT = Path(__file__).parents[2]
 SERVING = ROOT / "engines" / "serving"
 BUILD = ROOT / "build" / "serving"
-_SUPPRESSIONS = Path(__file__).with_name("thread_sanitizer.supp")
+_SUPPRESSIONS = SERVING / "tsan.supp"
 
 #: Header → the Debian package that has it.
 _HEADERS = {

@@ -14,7 +14,7 @@ import pytest
 
 from rnp_deploy import Controller
 from served_network import export_served
-from serving_build import SERVING, built, environment
+from serving_build import built, environment
 from serving_client import JSON, RAW, load, samples_from, serving
 
 IMAGES = 96
@@ -59,8 +59,6 @@ def serve(package):
         if not program.exists():
             pytest.skip("cpp-httplib is not installed; apt install libcpp-httplib-dev")
         settings = dict(environment(kind))
-        if kind == "tsan":
-            settings["TSAN_OPTIONS"] = f"exitcode=99:suppressions={SERVING / 'tsan.supp'}"
         return serving(program, path or package, *options, env=settings)
 
     return start
