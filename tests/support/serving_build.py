@@ -1,6 +1,7 @@
 """The C++ library, its examples and its tests, built once in build/serving/KIND of the checkout.
 
-    release  the examples
+    release  the examples, for benchmarks
+    plain    the examples, not optimised
     asan     the tests and the examples, with AddressSanitizer and UBSan
     tsan     the tests and the examples, with ThreadSanitizer
 
@@ -38,9 +39,11 @@ _HEADERS = {
     "catch2/catch.hpp": "catch2 (version 2)",
 }
 # Not optimised, which takes half the time to compile; what takes time in a run is ONNX Runtime's.
-_SANITIZED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DRNP_BUILD_TESTS=ON")
+_UNOPTIMISED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
+_SANITIZED = (*_UNOPTIMISED, "-DRNP_BUILD_TESTS=ON")
 _KINDS = {
     "release": ("-DCMAKE_BUILD_TYPE=Release",),
+    "plain": _UNOPTIMISED,
     "asan": (*_SANITIZED, "-DRNP_SANITIZE=address,undefined"),
     "tsan": (*_SANITIZED, "-DRNP_SANITIZE=thread"),
 }
@@ -71,7 +74,7 @@ def environment(kind: str) -> Mapping[str, str]:
         # ONNX Runtime is not built with it, so what it does between its threads is not seen.
         "TSAN_OPTIONS": f"{exits}:suppressions={_SUPPRESSIONS}",
     }
-    return {**os.environ, **(settings if kind != "release" else {})}
+    return {**os.environ, **(settings if kind in ("asan", "tsan") else {})}
 
 
 def configured(folder: Path, source: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

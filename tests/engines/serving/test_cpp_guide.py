@@ -38,7 +38,7 @@ def run(*command):
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guide")
-    run("cmake", "--install", built("release"), "--prefix", folder / "installed")
+    run("cmake", "--install", built("plain"), "--prefix", folder / "installed")
     (cpp,), (c,), (cmake,) = blocks("cpp"), blocks("c"), blocks("cmake")
     assert len(cpp.splitlines()) <= 28
     (folder / "in_cpp.cpp").write_text(cpp)
@@ -74,7 +74,7 @@ def test_the_guides_programs_run(programs, package, name):
         text=True,
         check=False,
         timeout=60,
-        env=environment("release"),
+        env=environment("plain"),
     )
     assert done.returncode == 1
     assert done.stderr.startswith("missing: ")

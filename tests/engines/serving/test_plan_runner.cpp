@@ -94,11 +94,11 @@ void check_network(unsigned seed, bool on_device, std::uint64_t budget, PartLimi
 }  // namespace
 
 TEST_CASE("Batches give what every sample gives alone") {
-  for (unsigned seed = 0; seed < 150; ++seed) check_network(seed, false, 0, {});
+  for (unsigned seed = 0; seed < 50; ++seed) check_network(seed, false, 0, {});
 }
 
 TEST_CASE("Batches in parts give what every sample gives alone") {
-  for (unsigned seed = 0; seed < 150; ++seed) {
+  for (unsigned seed = 0; seed < 50; ++seed) {
     // From all tensors large in parts of one to some large in parts of several.
     check_network(seed, false, 0,
                   {static_cast<std::int64_t>(seed % 5 * 30), static_cast<std::int64_t>(seed % 4 * 400)});
@@ -106,15 +106,15 @@ TEST_CASE("Batches in parts give what every sample gives alone") {
 }
 
 TEST_CASE("Under a budget batches give what every sample gives alone") {
-  for (unsigned seed = 0; seed < 60; ++seed) {
+  for (unsigned seed = 0; seed < 25; ++seed) {
     check_network(seed, false, 1 + seed % 60, {static_cast<std::int64_t>(seed % 5 * 30), 300});
   }
 }
 
 TEST_CASE("On a device batches give what every sample gives alone") {
-  for (unsigned seed = 0; seed < 100; ++seed) check_network(seed, true, 0, {1, 1});
+  for (unsigned seed = 0; seed < 40; ++seed) check_network(seed, true, 0, {1, 1});
 }
 
 TEST_CASE("On a device under a budget batches give what every sample gives alone") {
-  for (unsigned seed = 0; seed < 60; ++seed) check_network(seed, true, 1 + seed % 60, {});
+  for (unsigned seed = 0; seed < 25; ++seed) check_network(seed, true, 1 + seed % 60, {});
 }

@@ -15,7 +15,7 @@ from serving_build import built
 
 
 def bench(*arguments):
-    program = built("release") / "rnp_bench_cpp"
+    program = built("plain") / "rnp_bench_cpp"
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 

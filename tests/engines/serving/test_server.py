@@ -54,7 +54,7 @@ def expected(package, images, penalties):
 def serve(package):
     """Options, kind of build → a running server."""
 
-    def start(*options, kind="release", path=None):
+    def start(*options, kind="plain", path=None):
         program = built(kind) / "rnp_serve_example"
         if not program.exists():
             pytest.skip("cpp-httplib is not installed; apt install libcpp-httplib-dev")
@@ -144,7 +144,7 @@ def check_metrics(served, expected, results):
     assert any(name.startswith('rnp_package_info{kind="bundle"') for name in samples)
 
 
-@pytest.mark.parametrize("kind", ["release", "asan", "tsan"])
+@pytest.mark.parametrize("kind", ["plain", "asan", "tsan"])
 def test_sixteen_connections_at_once(serve, images, penalties, expected, kind):
     with serve("--workers", 2, kind=kind) as served:
         results = load(served, images, penalties)
@@ -266,7 +266,7 @@ def test_an_error_of_a_batch_is_every_requests_answer(serve, tmp_path, images):
         assert samples["rnp_batch_size_count"] == 0
 
 
-@pytest.mark.parametrize("kind", ["release", "asan", "tsan"])
+@pytest.mark.parametrize("kind", ["plain", "asan", "tsan"])
 def test_killed_under_load_it_answers_what_it_accepted(serve, images, penalties, expected, kind):
     with serve("--workers", 2, "--quiet", kind=kind) as served:
         killer = threading.Timer(0.7, served.process.terminate)
@@ -360,7 +360,7 @@ def test_the_log_is_a_line_of_json_an_event(serve, images):
 )
 def test_arguments_that_do_not_fit(package, arguments, status, words):
     done = subprocess.run(
-        [built("release") / "rnp_serve_example", package, *arguments],
+        [built("plain") / "rnp_serve_example", package, *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -374,7 +374,7 @@ def test_a_package_that_is_damaged_is_not_served(package, tmp_path):
     shutil.copytree(package, copied)
     (copied / "weights.bin").write_bytes(b"")
     done = subprocess.run(
-        [built("release") / "rnp_serve_example", copied],
+        [built("plain") / "rnp_serve_example", copied],
         capture_output=True,
         text=True,
         timeout=30,

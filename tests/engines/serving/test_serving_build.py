@@ -99,7 +99,7 @@ def check_consumer(source: Path, folder: Path, bundle: Path, *arguments: str) ->
 
 
 def test_a_static_library_is_found_where_it_is_installed(exported, tmp_path):
-    succeeds("cmake", "--install", built("release"), "--prefix", tmp_path / "prefix")
+    succeeds("cmake", "--install", built("plain"), "--prefix", tmp_path / "prefix")
     source = written_consumer(tmp_path / "source", "find_package(rnp_deploy 0.1 CONFIG REQUIRED)")
     prefix = f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"
     check_consumer(source, tmp_path / "build", exported("chain").path, prefix)
@@ -107,6 +107,7 @@ def test_a_static_library_is_found_where_it_is_installed(exported, tmp_path):
     assert configured(tmp_path / "none", wanted, prefix).returncode != 0
 
 
+@pytest.mark.slow
 def test_a_shared_library_is_found_where_it_is_installed(exported, tmp_path):
     """Built as part of another project, as a shared library; then installed from there."""
     require_tools()
@@ -142,6 +143,7 @@ def test_what_is_missing_is_named(arguments, words, tmp_path):
     assert words in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_without_onnx_runtime_bundles_are_read_and_not_run(exported, tmp_path):
     require_tools()
     source = written_consumer(tmp_path / "source", f"add_subdirectory({SERVING} rnp)")
