@@ -30,6 +30,11 @@ std::size_t samples_of_part(const std::vector<TensorSpec>& tensors, std::int64_t
   return static_cast<std::size_t>(std::max(std::int64_t{1}, part_bytes / largest));
 }
 
+bool overwrites(const Step& step, const std::string& tensor) {
+  return std::any_of(step.in_place.begin(), step.in_place.end(),
+                     [&](const auto& names) { return names.second == tensor; });
+}
+
 }  // namespace
 
 PlanRunner::PlanRunner(const Plan& plan, const Manifest& manifest, Backend& backend, std::uint64_t budget_bytes,
@@ -53,6 +58,10 @@ PlanRunner::PlanRunner(const Plan& plan, const Manifest& manifest, Backend& back
   // A device has no caches of this size, and copies between its tensors are cheap.
   if (on_host_) large_until_ = large_until(places_, plan.tensors, limits.large_bytes);
   part_ = samples_of_part(plan.tensors, limits.part_bytes);
+  image_bytes_ = row_bytes(input_, nullptr);
+  // Where a later step reads the images too, or the first one writes over them, it is to be memory of ours.
+  const bool once = on_host_ && last_uses_[input_] == 0 && !overwrites(plan.steps.front(), manifest.input.name);
+  copied_bytes_ = once ? static_cast<std::size_t>(limits.copied_bytes) : std::numeric_limits<std::size_t>::max();
 }
 
 void PlanRunner::run(const BatchRun& batch) {
@@ -127,8 +136,14 @@ void PlanRunner::run_lent(const BatchRun& batch, Workspace& workspace) {
   run_regrouped(reached.step, batch, tensors);
 }
 
+// Whether the first step reads the images where the caller has them.
+bool PlanRunner::reads_caller(Part part) const noexcept {
+  return part.rows == nullptr && part.count * image_bytes_ >= copied_bytes_;
+}
+
 void PlanRunner::put_inputs(Workspace& workspace, const BatchRun& batch, Part part) {
-  if (void* const images = workspace.data(input_); images != nullptr) {
+  void* const images = workspace.data(input_);
+  if (images != nullptr && !reads_caller(part)) {
     const std::size_t bytes = row_bytes(input_, nullptr);
     for_each_run(nullptr, part.rows, part.count, [&](std::size_t to, std::size_t from, std::size_t rows) {
       void* const here = row_of(images, to, bytes);
@@ -161,7 +176,12 @@ PlanRunner::Reached PlanRunner::run_together(const BatchRun& batch, Part part, W
     const Place& place = places_[i];
     if (place.agent_only && !batch.deciding) continue;
     const std::size_t key = place.key_of(options);
-    macs += run_piece(place, key, workspace, options);
+    if (i == 0 && reads_caller(part)) {
+      bind(place, key, workspace, options, batch.images)->run();
+      macs += place.pieces[key].macs;
+    } else {
+      macs += run_piece(place, key, workspace, options);
+    }
     if (place.decides == Place::kNone || !batch.deciding) continue;
     if (!decide(batch, part, place, key, workspace)) return {i + 1, macs};
   }
@@ -187,11 +207,14 @@ std::int64_t PlanRunner::run_piece(const Place& place, std::size_t key, Workspac
 }
 
 std::unique_ptr<BoundCall> PlanRunner::bind(const Place& place, std::size_t key, const Workspace& workspace,
-                                            const std::int64_t* options) {
+                                            const std::int64_t* options, const float* images) {
   const auto views = [&](const std::vector<Edge>& edges) {
     NamedTensors tensors;
     for (const Edge& edge : edges) {
-      tensors.emplace_back(edge.inner, view(edge.tensor, workspace.data(edge.tensor), workspace.batch(), options));
+      const bool of_caller = images != nullptr && edge.tensor == input_;
+      // Engines take what they read and what they write alike.
+      void* const data = of_caller ? const_cast<float*>(images) : workspace.data(edge.tensor);
+      tensors.emplace_back(edge.inner, view(edge.tensor, data, workspace.batch(), options));
     }
     return tensors;
   };

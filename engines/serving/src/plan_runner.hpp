@@ -43,6 +43,9 @@ struct PartLimits {
   // A part of a batch may have its largest tensor of this size, and at least one sample: larger ones leave the caches
   // before they are pooled.
   std::int64_t part_bytes = std::int64_t{1} << 24;
+  // Images of a batch from this size on are read where the caller has them: to copy 600 kB takes 60 µs, to bind a call
+  // anew 10.
+  std::int64_t copied_bytes = std::int64_t{1} << 17;
 };
 
 // Runs a plan. Safe in many threads; on a device one batch runs at a time.
@@ -78,11 +81,12 @@ class PlanRunner {
 
   void run_in_turn(const BatchRun& batch);
   void run_lent(const BatchRun& batch, Workspace& workspace);
+  bool reads_caller(Part part) const noexcept;
   void put_inputs(Workspace& workspace, const BatchRun& batch, Part part);
   Reached run_together(const BatchRun& batch, Part part, Workspace& workspace, std::size_t first, std::size_t until);
   std::int64_t run_piece(const Place& place, std::size_t key, Workspace& workspace, const std::int64_t* options);
   std::unique_ptr<BoundCall> bind(const Place& place, std::size_t key, const Workspace& workspace,
-                                  const std::int64_t* options);
+                                  const std::int64_t* options, const float* images = nullptr);
   std::size_t first_apart(const BatchRun& batch, Part part) const;
   bool decide(const BatchRun& batch, Part part, const Place& place, std::size_t key, Workspace& workspace);
   template <typename Option>
@@ -115,6 +119,8 @@ class PlanRunner {
   std::vector<std::ptrdiff_t> last_uses_;         // by tensor; of the outputs: all steps
   std::size_t large_until_ = 0;                   // the step from which on all tensors of a sample are small
   std::size_t part_ = 1;                          // samples of a part
+  std::size_t image_bytes_ = 0;                   // of one sample
+  std::size_t copied_bytes_ = 0;                  // batches of images of fewer bytes are copied
   const Trace trace_;
   std::mutex turn_;
   std::vector<std::unique_ptr<BoundCall>> in_flight_;  // not kept otherwise, and perhaps still running on the device

@@ -105,6 +105,12 @@ TEST_CASE("Batches in parts give what every sample gives alone") {
   }
 }
 
+TEST_CASE("Images that are read where the caller has them give what copied ones give") {
+  for (unsigned seed = 0; seed < 50; ++seed) {
+    check_network(seed, false, seed % 2 * (1 + seed % 60), {static_cast<std::int64_t>(seed % 3 * 60), 1200, 0});
+  }
+}
+
 TEST_CASE("Under a budget batches give what every sample gives alone") {
   for (unsigned seed = 0; seed < 25; ++seed) {
     check_network(seed, false, 1 + seed % 60, {static_cast<std::int64_t>(seed % 5 * 30), 300});
