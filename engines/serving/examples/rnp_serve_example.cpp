@@ -126,7 +126,11 @@ class HttpServer {
   // Until `stop_accepting`, and every connection is done. httplib takes the one for a fault as any other end, so that
   // its own answer says nothing: what ended before it was asked to is at fault.
   void serve() {
-    server_.listen_after_bind();
+    try {
+      server_.listen_after_bind();
+    } catch (const std::exception& err) {
+      log_.event({{"event", "fault"}, {"error", err.what()}});
+    }
     ended_ = true;
   }
   bool ended() const noexcept { return ended_; }
