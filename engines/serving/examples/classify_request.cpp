@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "rnp/error.hpp"
@@ -15,10 +16,16 @@ constexpr int kDeepest = 8;  // an image has 3 axes; the object around it is one
 
 [[noreturn]] void refuse(const std::string& message) { throw rnp::Error(rnp::ErrorCode::kInput, message); }
 
+constexpr std::size_t kNoIndex = std::numeric_limits<std::size_t>::max();
+
+// Refuses what a float32 cannot hold; to convert that is undefined. `index`: which value of `name`.
+float finite_float(double value, const char* name, std::size_t index = kNoIndex) {
+  if (std::abs(value) <= std::numeric_limits<float>::max()) return static_cast<float>(value);  // false of NaN
+  refuse(name + (index == kNoIndex ? "" : ": value " + std::to_string(index)) + " is not a finite float32");
+}
+
 void check_finite(const std::vector<float>& values) {
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) refuse("image: value " + std::to_string(i) + " is not a finite float32");
-  }
+  for (std::size_t i = 0; i < values.size(); ++i) finite_float(values[i], "image", i);
 }
 
 Json object_from(const std::string& body) {
@@ -45,7 +52,7 @@ std::optional<double> number_at(const Json& object, const char* name) {
 bool append_values(const Json& nested, const std::vector<std::int64_t>& shape, std::size_t axis,
                    std::vector<float>& values) {
   if (axis == shape.size()) {
-    if (nested.is_number()) values.push_back(nested.get<float>());
+    if (nested.is_number()) values.push_back(finite_float(nested.get<double>(), "image", values.size()));
     return nested.is_number();
   }
   if (!nested.is_array() || nested.size() != static_cast<std::size_t>(shape[axis])) return false;
@@ -85,11 +92,10 @@ float penalty_from(std::optional<double> penalty, std::optional<double> target_m
   if (penalty && target_macs) refuse("penalty and target_macs are both given; pass one of them");
   if (target_macs) {
     if (!manifest.calibration) refuse("target_macs needs a calibrated network; pass penalty");
-    return static_cast<float>(manifest.calibration->penalty_for(*target_macs));
+    finite_float(*target_macs, "target_macs");
+    return finite_float(manifest.calibration->penalty_for(*target_macs), "the penalty of target_macs");
   }
-  const auto price = static_cast<float>(penalty.value_or(manifest.agent.penalty));
-  if (!std::isfinite(price)) refuse("penalty is not a finite float32");
-  return price;
+  return finite_float(penalty.value_or(manifest.agent.penalty), "penalty");
 }
 
 std::vector<float> image_from_tensor(const std::string& bytes, const rnp::Manifest& manifest) {
@@ -127,7 +133,6 @@ ClassifyRequest request_from_json(const std::string& body, const rnp::Manifest& 
     refuse("image: expected " + std::to_string(flat[0]) + " numbers, flat or nested as " + shape_text(shape) +
            "; got " + nesting_text(image) + " or values that are no numbers");
   }
-  check_finite(request.image);
   request.penalty = penalty_from(number_at(object, "penalty"), number_at(object, "target_macs"), manifest);
   return request;
 }

@@ -1,6 +1,7 @@
 #include "classify_service.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -66,6 +67,18 @@ HttpAnswer answer_json(const Answer& answer, float penalty, const rnp::Manifest&
   return {200, dumped(json)};
 }
 
+// One more for as long as it lives.
+class Counted {
+ public:
+  explicit Counted(std::atomic<std::size_t>& count) : count_(count) { ++count_; }
+  ~Counted() { --count_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::atomic<std::size_t>& count_;
+};
+
 std::string kind_of(const rnp::Package& package) {
   return package.engine_set() == nullptr ? "bundle" : package.engine_set()->backend;
 }
@@ -83,6 +96,8 @@ HttpAnswer refusal(int status, const std::string& message) {
   return answer;
 }
 
+std::string media_types() { return "application/json or application/octet-stream"; }
+
 ClassifyService::ClassifyService(rnp::Controller& controller, const ServiceOptions& options)
     : controller_(controller),
       manifest_(controller.package().manifest()),
@@ -91,10 +106,17 @@ ClassifyService::ClassifyService(rnp::Controller& controller, const ServiceOptio
           options.queue, options.max_batch,
           std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(options.max_delay_ms))),
       defaults_(with_penalty(manifest_, options.penalty)) {
-  for (std::size_t i = 0; i < options.workers; ++i) workers_.emplace_back([this] { work(); });
+  try {
+    for (std::size_t i = 0; i < options.workers; ++i) workers_.emplace_back([this] { work(); });
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
-ClassifyService::~ClassifyService() {
+ClassifyService::~ClassifyService() { end(); }
+
+void ClassifyService::end() {
   drain();
   for (std::thread& worker : workers_) worker.join();
 }
@@ -105,8 +127,8 @@ void ClassifyService::drain() {
 }
 
 HttpAnswer ClassifyService::classify(const std::string& content_type, const std::string& body,
-                                     const std::multimap<std::string, std::string>& parameters) {
-  const Clock::time_point start = Clock::now();
+                                     const std::multimap<std::string, std::string>& parameters,
+                                     Clock::time_point start) {
   HttpAnswer answer;
   try {
     answer = answer_to(content_type, body, parameters);
@@ -119,8 +141,8 @@ HttpAnswer ClassifyService::classify(const std::string& content_type, const std:
   return answer;
 }
 
-HttpAnswer ClassifyService::refuse_request(int status, const std::string& message) {
-  metrics_.count_request(status, 0);
+HttpAnswer ClassifyService::refuse_request(int status, const std::string& message, Clock::time_point start) {
+  metrics_.count_request(status, milliseconds(Clock::now() - start) / 1000);
   return refusal(status, message);
 }
 
@@ -135,25 +157,44 @@ HttpAnswer ClassifyService::answer_to(const std::string& content_type, const std
     parsed =
         request_from_tensor(body, parameter(parameters, "penalty"), parameter(parameters, "target_macs"), defaults_);
   } else {
-    return refusal(415, "Content-Type is \"" + type + "\"; pass application/json or application/octet-stream");
+    return refusal(415, "Content-Type is \"" + type + "\"; pass " + media_types());
   }
   ImageRequest request{std::move(parsed.image), parsed.penalty};
   std::future<Answer> answered = request.answer.get_future();
-  ++under_way_;
+  const Counted counted(under_way_);
   const RequestQueue::Offer offer = queue_.offer(request);
   if (offer != RequestQueue::Offer::kAccepted) {
-    --under_way_;
     return refusal(503, offer == RequestQueue::Offer::kFull ? "too many requests are waiting; try again later"
                                                             : "the server is shutting down");
   }
-  const Answer answer = answered.get();
-  HttpAnswer made = answer.error.empty() ? answer_json(answer, parsed.penalty, manifest_) : refusal(500, answer.error);
-  --under_way_;
-  return made;
+  return answer_of_run(answered, parsed.penalty);
 }
 
-void ClassifyService::work() {
-  for (std::vector<ImageRequest> batch = queue_.take(); !batch.empty(); batch = queue_.take()) run(batch);
+// A run's failure is the server's, whatever its code: the request was found to fit.
+HttpAnswer ClassifyService::answer_of_run(std::future<Answer>& answered, float penalty) const {
+  try {
+    const Answer answer = answered.get();
+    const bool finite =
+        std::all_of(answer.outputs.begin(), answer.outputs.end(), [](float v) { return std::isfinite(v); });
+    return finite ? answer_json(answer, penalty, manifest_)
+                  : refusal(500, "the network gave a value that is not finite");
+  } catch (const std::exception& err) {
+    return refusal(500, err.what());
+  } catch (...) {
+    return refusal(500, "an unknown error");
+  }
+}
+
+void ClassifyService::work() noexcept {
+  for (;;) {
+    try {
+      std::vector<ImageRequest> batch = queue_.take();
+      if (batch.empty()) return;
+      run(batch);
+    } catch (...) {
+      // Promises that were not kept tell their requests so when they go; the worker goes on.
+    }
+  }
 }
 
 void ClassifyService::run(std::vector<ImageRequest>& batch) {
@@ -171,9 +212,9 @@ void ClassifyService::run(std::vector<ImageRequest>& batch) {
     const rnp::Result result = controller_.run(images.data(), batch.size(), options);
     answers = answers_from(result, manifest_.decisions.size());
     metrics_.count_batch(result);
-  } catch (const std::exception& err) {
-    answers.assign(batch.size(), Answer{});
-    for (Answer& answer : answers) answer.error = err.what();
+  } catch (...) {
+    for (ImageRequest& request : batch) request.answer.set_exception(std::current_exception());
+    return;
   }
   const double run_ms = milliseconds(Clock::now() - start);
   for (std::size_t i = 0; i < batch.size(); ++i) {

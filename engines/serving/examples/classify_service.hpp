@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <future>
 #include <map>
 #include <string>
 #include <thread>
@@ -30,6 +31,9 @@ struct HttpAnswer {
 // The JSON of an error.
 HttpAnswer refusal(int status, const std::string& message);
 
+// Those a request may have, to say what to pass.
+std::string media_types();
+
 // Every request that is accepted is answered once. Safe in many threads.
 class ClassifyService {
  public:
@@ -39,11 +43,12 @@ class ClassifyService {
   ClassifyService(const ClassifyService&) = delete;
   ClassifyService& operator=(const ClassifyService&) = delete;
 
-  // Blocks until the answer is there. `parameters` are those of the URL.
+  // Blocks until the answer is there. `parameters` are those of the URL, `start` is when the request's headers were
+  // read.
   HttpAnswer classify(const std::string& content_type, const std::string& body,
-                      const std::multimap<std::string, std::string>& parameters);
+                      const std::multimap<std::string, std::string>& parameters, Clock::time_point start);
   // An answer that needs no run, counted like the others.
-  HttpAnswer refuse_request(int status, const std::string& message);
+  HttpAnswer refuse_request(int status, const std::string& message, Clock::time_point start);
   HttpAnswer health() const;
   HttpAnswer model() const;
   HttpAnswer metrics() const;
@@ -57,7 +62,9 @@ class ClassifyService {
  private:
   HttpAnswer answer_to(const std::string& content_type, const std::string& body,
                        const std::multimap<std::string, std::string>& parameters);
-  void work();
+  HttpAnswer answer_of_run(std::future<Answer>& answered, float penalty) const;
+  void end();
+  void work() noexcept;
   void run(std::vector<ImageRequest>& batch);
 
   rnp::Controller& controller_;

@@ -110,7 +110,7 @@ std::string Metrics::text(std::size_t queue_length) const {
                    std::to_string(decisions_[t][j]));
     }
   }
-  text += seconds_.text("rnp_request_duration_seconds", "Seconds from a request's body to its answer.");
+  text += seconds_.text("rnp_request_duration_seconds", "Seconds from a request's headers read to its answer made.");
   text += head("rnp_queue_length", "Images that wait for a worker.", "gauge");
   text += line("rnp_queue_length", "", std::to_string(queue_length));
   text += batch_sizes_.text("rnp_batch_size", "Images that ran together.");

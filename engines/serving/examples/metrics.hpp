@@ -40,7 +40,7 @@ class Metrics {
   // `kind`: "bundle", or the backend of an engine set.
   Metrics(const rnp::Manifest& manifest, const std::string& kind);
 
-  // One answer of POST /v1/classify, from its first byte read to its answer made.
+  // One answer of POST /v1/classify, from its headers read to its answer made.
   void count_request(int status, double seconds);
   // One run of the controller.
   void count_batch(const rnp::Result& result);

@@ -8,7 +8,6 @@
 #include <deque>
 #include <future>
 #include <mutex>
-#include <string>
 #include <vector>
 
 namespace examples {
@@ -17,7 +16,6 @@ using Clock = std::chrono::steady_clock;
 
 // What a worker made of one image.
 struct Answer {
-  std::string error;  // empty: it ran
   std::vector<float> outputs;
   std::vector<std::int64_t> options;  // [T]
   std::int64_t macs = 0;

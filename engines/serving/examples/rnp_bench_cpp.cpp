@@ -1,30 +1,38 @@
 // Times the controller beside static graphs of the same network, in turns, and the controller's own share of a run.
-//
-//   rnp_bench_cpp PACKAGE [--static FILE.onnx]... [--weights DIR] [--images FILE] [--batch N] [--threads T]
-//                 [--penalty P] [--duration-s S] [--json]
-//
-// FILE of images: raw float32 [N, C, H, W]; without it they are random. DIR: what the static graphs' external weights
-// are relative to. S: about how long to measure each contender.
 #include <onnxruntime_cxx_api.h>
 #include <rnp/rnp.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iomanip>
 #include <iostream>
 #include <iterator>
+#include <memory>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr const char* kUsage =
+    "rnp_bench_cpp PACKAGE [--static FILE.onnx]... [--weights DIR] [--images FILE] [--batch N] [--threads T]\n"
+    "    [--penalty P] [--duration-s S] [--json]\n"
+    "FILE of images: raw float32 [N, C, H, W]; without it they are random. DIR: what the static graphs' external\n"
+    "weights are relative to. S: about how long to measure each contender.\n";
 constexpr std::size_t kBatches = 4;  // random ones, and rounds to warm up
 
 struct Arguments {
@@ -32,12 +40,23 @@ struct Arguments {
   std::vector<std::string> statics;
   std::string weights;
   std::string images;
-  std::size_t batch = 1;
+  int batch = 1;
   int threads = 1;
   std::optional<float> penalty;
   double duration_s = 3;
   bool json = false;
+  bool help = false;
 };
+
+int positive(const std::string& name, const std::string& text) {
+  int value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, fault] = std::from_chars(text.data(), end, value);
+  if (fault != std::errc{} || stop != end || value < 1) {
+    throw std::invalid_argument(name + " is \"" + text + "\"; pass an integer of 1 or more");
+  }
+  return value;
+}
 
 Arguments parsed(int count, char** given) {
   Arguments arguments;
@@ -54,22 +73,24 @@ Arguments parsed(int count, char** given) {
     } else if (name == "--images") {
       arguments.images = value();
     } else if (name == "--batch") {
-      arguments.batch = std::stoul(value());
+      arguments.batch = positive(name, value());
     } else if (name == "--threads") {
-      arguments.threads = std::stoi(value());
+      arguments.threads = positive(name, value());
     } else if (name == "--penalty") {
       arguments.penalty = std::stof(value());
     } else if (name == "--duration-s") {
       arguments.duration_s = std::stod(value());
     } else if (name == "--json") {
       arguments.json = true;
+    } else if (name == "--help") {
+      arguments.help = true;
     } else if (arguments.package.empty() && name.rfind("--", 0) != 0) {
       arguments.package = name;
-    } else if (name != "--random") {
+    } else {
       throw std::invalid_argument("unknown argument " + name);
     }
   }
-  if (arguments.package.empty() || arguments.batch == 0) throw std::invalid_argument("a PACKAGE is needed, batch >= 1");
+  if (arguments.package.empty() && !arguments.help) throw std::invalid_argument("a PACKAGE is needed; see --help");
   return arguments;
 }
 
@@ -128,7 +149,8 @@ class TimedBackend final : public rnp::Backend {
 // Batches of images, one after another and from the start again.
 class Images {
  public:
-  Images(const Arguments& arguments, const std::vector<std::int64_t>& shape) : batch_(arguments.batch), shape_(shape) {
+  Images(const Arguments& arguments, const std::vector<std::int64_t>& shape)
+      : batch_(static_cast<std::size_t>(arguments.batch)), shape_(shape) {
     for (const std::int64_t size : shape) image_ *= static_cast<std::size_t>(size);
     if (arguments.images.empty()) {
       std::mt19937 random(0);
@@ -138,6 +160,9 @@ class Images {
     } else {
       std::ifstream stream(arguments.images, std::ios::binary);
       const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+      if (bytes.size() % (image_ * sizeof(float)) != 0) {
+        throw std::invalid_argument(arguments.images + " ends inside an image");
+      }
       values_.resize(bytes.size() / sizeof(float));
       std::copy_n(bytes.data(), values_.size() * sizeof(float), reinterpret_cast<char*>(values_.data()));
     }
@@ -146,6 +171,7 @@ class Images {
   }
 
   float* batch(std::size_t turn) { return values_.data() + (turn % batches_) * batch_ * image_; }
+  std::size_t count() const { return batch_; }  // of a batch
   std::size_t values() const { return batch_ * image_; }
   std::vector<std::int64_t> shape() const {
     std::vector<std::int64_t> shape{static_cast<std::int64_t>(batch_)};
@@ -272,7 +298,7 @@ Report measured(const Arguments& arguments) {
   asked.penalty = arguments.penalty;
   rnp::Result last;
   std::vector<Contender> contenders{
-      {"controller", [&](std::size_t turn) { last = controller.run(images.batch(turn), arguments.batch, asked); }}};
+      {"controller", [&](std::size_t turn) { last = controller.run(images.batch(turn), images.count(), asked); }}};
   for (const std::string& file : arguments.statics) {
     const auto graph = std::make_shared<StaticGraph>(env, file, arguments);
     contenders.push_back({file, [&images, graph](std::size_t turn) { graph->run(images, turn); }});
@@ -323,6 +349,10 @@ void print(const Arguments& arguments, const Report& report) {
 int main(int count, char** given) {
   try {
     const Arguments arguments = parsed(count, given);
+    if (arguments.help) {
+      std::cout << kUsage;
+      return 0;
+    }
     const Report report = measured(arguments);
     (arguments.json ? print_json : print)(arguments, report);
     return 0;

@@ -4,9 +4,11 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <future>
 #include <iostream>
 #include <memory>
@@ -58,8 +60,8 @@ void send(httplib::Response& response, const HttpAnswer& answer, bool close) {
   }
   response.set_header("Connection", "close");
   response.set_content_provider(answer.body.size(), answer.content_type,
-                                [body = answer.body](std::size_t offset, std::size_t, httplib::DataSink& sink) {
-                                  sink.write(body.data() + offset, body.size() - offset);
+                                [body = answer.body](std::size_t offset, std::size_t length, httplib::DataSink& sink) {
+                                  sink.write(body.data() + offset, std::min(length, body.size() - offset));
                                   return false;
                                 });
 }
@@ -103,7 +105,7 @@ class HttpServer {
         arguments.integer("max-body-bytes", static_cast<long long>(default_max_body), 1, kMost));
     const auto connections = static_cast<std::size_t>(arguments.integer("connections", 64, 1, 4096));
     server_.new_task_queue = [connections] { return new httplib::ThreadPool(connections); };
-    server_.set_keep_alive_max_count(1 << 30);
+    server_.set_keep_alive_max_count(10'000);
     server_.set_keep_alive_timeout(arguments.integer("keep-alive-s", 5, 1, 3600));
     server_.set_tcp_nodelay(true);
     server_.set_socket_options([this](int socket) {
@@ -121,34 +123,71 @@ class HttpServer {
     return bound && ::listen(listening_, SOMAXCONN) == 0 ? port : -1;
   }
 
-  // Until `stop_accepting`, and every connection is done.
-  void serve() { server_.listen_after_bind(); }
+  // Until `stop_accepting`, and every connection is done. httplib takes the one for a fault as any other end, so that
+  // its own answer says nothing: what ended before it was asked to is at fault.
+  void serve() {
+    try {
+      server_.listen_after_bind();
+    } catch (const std::exception& err) {
+      log_.event({{"event", "fault"}, {"error", err.what()}});
+    }
+    ended_ = true;
+  }
+  bool ended() const noexcept { return ended_; }
 
   // Unlike httplib's stop(), what is connected already is served to its end.
-  void stop_accepting() { ::shutdown(listening_, SHUT_RD); }
+  void stop_accepting() {
+    if (!ended_) ::shutdown(listening_, SHUT_RD);
+  }
 
  private:
   void route() {
+    // What httplib itself refuses, such as a request line or a Range that it cannot read: a body may be left.
+    server_.set_error_handler(
+        httplib::Server::HandlerWithResponse([](const httplib::Request&, httplib::Response& response) {
+          if (response.has_header("Content-Type")) return httplib::Server::HandlerResponse::Unhandled;
+          send(response, examples::refusal(response.status, "the request cannot be read"), true);
+          return httplib::Server::HandlerResponse::Handled;
+        }));
+    server_.set_exception_handler([](const httplib::Request&, httplib::Response& response, std::exception_ptr error) {
+      HttpAnswer made;
+      try {
+        std::rethrow_exception(error);
+      } catch (const std::exception& err) {
+        made = examples::refusal(500, err.what());
+      } catch (...) {
+        made = examples::refusal(500, "an unknown error");
+      }
+      send(response, made, true);
+    });
     server_.set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+      auto& own = const_cast<httplib::Request&>(request);  // httplib's own, which is not const
+      own.ranges.clear();                                  // every answer is whole
       if (request.method == "POST" && request.path == kClassify) return httplib::Server::HandlerResponse::Unhandled;
       // A body that is not read would be taken for the next request.
       const bool body = request.has_header("Transfer-Encoding") || request.has_header("Content-Length");
+      if (body && request.method == "HEAD") own.method = "GET";  // an answer without content cannot end the connection
       answer(request, response, plain_answer(service_, request), body, Clock::now());
       return httplib::Server::HandlerResponse::Handled;
     });
     server_.Post(kClassify, [this](const httplib::Request& request, httplib::Response& response,
                                    const httplib::ContentReader& reader) {
       const Clock::time_point start = Clock::now();
+      if (request.is_multipart_form_data()) {  // which httplib cannot read here: it throws in the middle of the body
+        const std::string message = "Content-Type is \"multipart/form-data\"; pass " + examples::media_types();
+        answer(request, response, service_.refuse_request(415, message, start), true, start);
+        return;
+      }
       std::string body;
       bool too_large = false;
       const bool whole = read_body(reader, max_body_, body, too_large);
       HttpAnswer made;
       if (too_large) {
-        made = service_.refuse_request(413, "the body has more than " + std::to_string(max_body_) + " bytes");
+        made = service_.refuse_request(413, "the body has more than " + std::to_string(max_body_) + " bytes", start);
       } else if (!whole) {
-        made = service_.refuse_request(400, "the body ended early");
+        made = service_.refuse_request(400, "the body ended early", start);
       } else {
-        made = service_.classify(request.get_header_value("Content-Type"), body, request.params);
+        made = service_.classify(request.get_header_value("Content-Type"), body, request.params, start);
       }
       answer(request, response, made, !whole, start);
     });
@@ -168,6 +207,7 @@ class HttpServer {
   const Log& log_;
   std::size_t max_body_ = 0;
   int listening_ = -1;
+  std::atomic<bool> ended_{false};
   httplib::Server server_;
 };
 
@@ -181,9 +221,10 @@ sigset_t blocked_signals() {
   return signals;
 }
 
-// Answers what was accepted, then returns; false where that took longer than `seconds`.
-bool drained(examples::ClassifyService& service, HttpServer& server, std::future<void>& served, long long seconds) {
-  const Clock::time_point deadline = Clock::now() + std::chrono::seconds(seconds);
+// Answers what was accepted, then returns; false where that took longer than `limit`.
+bool drained(examples::ClassifyService& service, HttpServer& server, std::future<void>& served,
+             std::chrono::seconds limit) {
+  const Clock::time_point deadline = Clock::now() + limit;
   service.drain();
   while (service.under_way() > 0 && Clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -197,7 +238,11 @@ examples::ServiceOptions service_options(const examples::Arguments& arguments, c
   options.workers = static_cast<std::size_t>(arguments.integer("workers", 1, 1, 256));
   options.max_batch = static_cast<std::size_t>(arguments.integer("max-batch", 8, 1, 4096));
   options.queue = static_cast<std::size_t>(arguments.integer("queue", 64, 1, 1 << 20));
-  options.max_delay_ms = std::clamp(arguments.number("max-delay-ms").value_or(2), 0.0, 60000.0);
+  options.max_delay_ms = arguments.number("max-delay-ms").value_or(2);
+  if (options.max_delay_ms < 0 || options.max_delay_ms > 60000) {
+    throw rnp::Error(rnp::ErrorCode::kInput,
+                     "--max-delay-ms is " + arguments.text("max-delay-ms", "") + "; pass a number, 0 to 60000");
+  }
   options.penalty = examples::penalty_from(arguments.number("penalty"), std::nullopt, manifest);
   return options;
 }
@@ -205,6 +250,7 @@ examples::ServiceOptions service_options(const examples::Arguments& arguments, c
 int serve(const examples::Arguments& arguments) {
   const sigset_t signals = blocked_signals();
   const Log log(arguments.has("quiet"));
+  const std::chrono::seconds limit(arguments.integer("drain-s", 30, 0, 86400));
   rnp::Package package = rnp::Package::open(arguments.alone().at(0));
   const rnp::Manifest& manifest = package.manifest();
   rnp::ControllerOptions options;
@@ -222,18 +268,27 @@ int serve(const examples::Arguments& arguments) {
     server.serve();
     pthread_kill(main_thread, SIGTERM);  // wakes main where nobody asked for the end
   });
-  std::cout << "listening on http://" << host << ":" << port << std::endl;
-  log.event({{"event", "listening"}, {"host", host}, {"port", port}});
-
-  int signal = 0;
-  sigwait(&signals, &signal);
-  log.event({{"event", "draining"}, {"signal", signal}, {"under_way", service.under_way()}});
-  if (!drained(service, server, served, arguments.integer("drain-s", 30, 0, 86400))) {
-    log.event({{"event", "gave up"}, {"under_way", service.under_way()}});
+  bool unasked = false;
+  try {
+    std::cout << "listening on http://" << host << ":" << port << std::endl;
+    log.event({{"event", "listening"}, {"host", host}, {"port", port}});
+    int signal = 0;
+    sigwait(&signals, &signal);
+    unasked = server.ended();
+    if (unasked) log.event({{"event", "ended unasked"}});
+    log.event({{"event", "draining"}, {"signal", signal}, {"under_way", service.under_way()}});
+    if (!drained(service, server, served, limit)) {
+      log.event({{"event", "gave up"}, {"under_way", service.under_way()}});
+      std::_Exit(1);
+    }
+    log.event({{"event", "stopped"}});
+  } catch (const std::exception& err) {
+    // `served` is waited for when it goes, so it has to end first.
+    if (drained(service, server, served, limit)) throw;
+    std::cerr << "rnp_serve_example: " << err.what() << std::endl;
     std::_Exit(1);
   }
-  log.event({{"event", "stopped"}});
-  return 0;
+  return unasked ? 1 : 0;
 }
 
 }  // namespace

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 
-import numpy as np
 import pytest
 
 from rnp_deploy import Controller
@@ -60,7 +59,12 @@ def test_text_on_random_images(exported):
         ([], 2, "a PACKAGE is needed"),
         (["none", "--nothing"], 2, "unknown argument --nothing"),
         (["none", "--batch"], 2, "--batch takes a value"),
-        (["none", "--batch", "0"], 2, "batch >= 1"),
+        (["none", "--random"], 2, "unknown argument --random"),
+        (["none", "--batch", "0"], 2, '--batch is "0"; pass an integer of 1 or more'),
+        (["none", "--batch", "-1"], 2, '--batch is "-1"'),
+        (["none", "--batch", "2x"], 2, '--batch is "2x"'),
+        (["none", "--threads", "-1"], 2, '--threads is "-1"'),
+        (["none", "--threads", "99999999999"], 2, '--threads is "99999999999"'),
         (["none"], 1, "none does not exist"),
     ],
 )
@@ -70,8 +74,19 @@ def test_errors(arguments, code, words):
     assert words in done.stderr
 
 
-def test_too_few_images(exported, tmp_path):
-    np.zeros(5, np.float32).tofile(tmp_path / "images")
-    done = bench(exported("chain").path, "--images", tmp_path / "images")
+def test_help():
+    done = bench("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("rnp_bench_cpp PACKAGE [--static FILE.onnx]...")
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"), [(0, "fewer images than a batch takes"), (1, "ends inside an image")]
+)
+def test_images_that_do_not_fit(exported, tmp_path, cut, words):
+    case = exported("chain")
+    content = case.images(2).numpy().tobytes()
+    (tmp_path / "images").write_bytes(content[: len(content) - cut])
+    done = bench(case.path, "--images", tmp_path / "images", "--batch", 3)
     assert done.returncode == 2
-    assert "fewer images than a batch takes" in done.stderr
+    assert words in done.stderr

@@ -188,6 +188,7 @@ def test_requests_that_do_not_fit(serve, images):
         (good, RAW, "?penalty=1&penalty=2", 400, "penalty in the URL"),
         (good, RAW, "?penalty=1e300", 400, "penalty is not a finite"),
         (good, RAW, "?penalty=1&target_macs=0.5", 400, "pass one of them"),
+        (good, RAW, "?target_macs=1e300", 400, "target_macs is not a finite"),
         (good, RAW, "?target_macs=2", 400, "target_macs"),
         (good, RAW, "?target_macs=0.01", 400, "target_macs"),
         (b"{", JSON, "", 400, "no JSON"),
@@ -198,7 +199,10 @@ def test_requests_that_do_not_fit(serve, images):
         (json.dumps({"image": flat[1:]}), JSON, "", 400, "expected 256 numbers"),
         (json.dumps({"image": [flat]}), JSON, "", 400, "nested as [1, 16, 16]; got an array [1, 256]"),
         (json.dumps({"image": flat, "penalty": []}), JSON, "", 400, "penalty is no number"),
+        (json.dumps({"image": [*flat[1:], 1e39]}), JSON, "", 400, "value 255 is not a finite float32"),
+        (json.dumps({"image": flat, "penalty": -1e300}), JSON, "", 400, "penalty is not a finite"),
         (json.dumps({"image": flat, "foo": 1}), JSON, "", 400, '"foo" is no field'),
+        (b"--b\r\n" + good, "multipart/form-data; boundary=b", "", 415, "application/octet-stream"),
         (good, "text/plain", "", 415, "application/octet-stream"),
         (good, "", "", 415, "application/json"),
         (b"0" * 20_000, RAW, "", 413, "more than 10000 bytes"),
@@ -223,6 +227,59 @@ def test_requests_that_do_not_fit(serve, images):
         statuses = [status for _, _, _, status, _ in cases]
         assert counted == {200: 2, **{code: statuses.count(code) for code in (400, 413, 415)}}
         assert served.end() == 0, "".join(served.log[-40:])
+
+
+@pytest.mark.parametrize(
+    ("start", "headers", "status"),
+    [
+        ("POST /v1/classify", "Content-Type: multipart/form-data; boundary=b", 415),
+        ("POST /v1/classify", "Range: bytes=nonsense", 416),
+        ("POST /healthz", "Range: bytes=0-1", 405),
+        ("POST /healthz", "Range: bytes=0-1,2-3", 405),
+        ("PUT /metrics", "Content-Type: multipart/form-data; boundary=b", 405),
+        ("HEAD /healthz", "Accept: */*", 200),
+    ],
+)
+def test_a_body_is_never_taken_for_a_request(serve, start, headers, status):
+    """What lies in it is a request, which nobody may answer."""
+    inner = b"GET /v1/model HTTP/1.1\r\nHost: a\r\n\r\n"
+    for body in (inner, b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--b--\r\n" + inner):
+        with serve() as served, socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+            head = f"{start} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n{headers}\r\n\r\n"
+            connection.sendall(head.encode())
+            time.sleep(0.1)  # so that the body is what comes next on the connection
+            answers = _rest_of(connection, body)
+        assert answers.count(b"HTTP/1.1 ") == 1, answers
+        assert answers.startswith(f"HTTP/1.1 {status} ".encode()), answers
+        assert b"Connection: close" in answers
+
+
+def test_ranges_are_not_looked_at(serve, images):
+    with serve() as served:
+        for ranges in ("bytes=0-1", "bytes=0-1,3-4", "bytes=100000-"):
+            answer = served.ask("GET", "/healthz", headers={"Range": ranges})
+            assert (answer.status, answer.json) == (200, {"status": "ready"})
+            answer = served.ask("POST", "/v1/classify", images[0].tobytes(), RAW, {"Range": ranges})
+            assert (answer.status, len(answer.json["outputs"])) == (200, 10)
+
+
+def test_outputs_that_are_not_finite_are_an_error(serve, images):
+    huge = np.copysign(np.finfo(np.float32).max, images[0])
+    with serve() as served:
+        answer = served.classify(huge)
+        assert (answer.status, answer.json["error"]) == (500, "the network gave a value that is not finite")
+        assert served.classify(images[0]).status == 200
+
+
+def test_the_time_of_a_refusal_is_counted(serve):
+    with serve() as served, socket.create_connection(("127.0.0.1", served.port), 10) as slow:
+        slow.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 4\r\n\r\n12")
+        time.sleep(0.3)
+        slow.sendall(b"34")
+        assert slow.recv(100).startswith(b"HTTP/1.1 415 ")
+        samples = samples_from(served.ask("GET", "/metrics").body.decode())
+        assert samples["rnp_request_duration_seconds_count"] == 1
+        assert samples["rnp_request_duration_seconds_sum"] > 0.2
 
 
 def test_other_paths_and_methods(serve):
@@ -351,6 +408,9 @@ def test_the_log_is_a_line_of_json_an_event(serve, images):
         (["--port", "70000"], 1, "--port is 70000; pass an integer, 0 to 65535"),
         (["--workers", "none"], 1, '--workers is "none"'),
         (["--threads", "0"], 1, "--threads is 0"),
+        (["--drain-s", "soon"], 1, '--drain-s is "soon"'),
+        (["--drain-s", "-1"], 1, "--drain-s is -1"),
+        (["--max-delay-ms", "-1"], 1, "--max-delay-ms is -1; pass a number, 0 to 60000"),
         (["--colour", "red"], 1, "--colour is no option"),
         (["--penalty", "1e300"], 1, "penalty is not a finite"),
         (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid"),
@@ -382,6 +442,18 @@ def test_a_package_that_is_damaged_is_not_served(package, tmp_path):
     )
     assert done.returncode == 1
     assert "weights.bin" in done.stderr
+
+
+def _rest_of(connection, body):
+    """What comes until the end, once the body is sent; a reset is an end."""
+    received = b""
+    try:
+        connection.sendall(body)
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionError:
+        pass
+    return received
 
 
 def _until(condition, timeout=10):
