@@ -81,16 +81,19 @@ def _engine_set(path: Path, backend: str, device: str, threads: int | None) -> O
     own = "cpu" if made_for == "onnxruntime" else "cuda"
     if device not in ("auto", own):
         raise EngineError(f"{path} is an engine set for {own}; load the bundle for device={device!r}")
-    return _onnxruntime(path, threads, _NO_CACHE) if made_for == "onnxruntime" else _tensorrt(path, engines)
+    if made_for == "tensorrt":
+        return _tensorrt(path, engines)
+    return _onnxruntime(path, threads, _NO_CACHE, engines.max_batch)
 
 
-def _onnxruntime(path: Path, threads: int | None, cache_dir: str | Path | None) -> Opened:
+def _onnxruntime(
+    path: Path, threads: int | None, cache_dir: str | Path | None, max_batch: int | None = None
+) -> Opened:
     from rnp_deploy.engines import ort
 
     source = open_source(path, cache_dir)
-    return Opened(
-        "onnxruntime", "cpu", source, ort.opener(source.graphs, threads, optimised=source.plan is not None)
-    )
+    open_engine = ort.opener(source.graphs, threads, optimised=source.plan is not None)
+    return Opened("onnxruntime", "cpu", source, open_engine, max_batch=max_batch)
 
 
 def _onnxruntime_cuda(path: Path) -> Opened:

@@ -26,6 +26,7 @@ __all__ = [
 
 #: Name of the prices ``[N]`` among the tensors of a plan; no tensor of a network has a slash.
 PENALTY = "agent/penalty"
+_OF_AGENT = ("agent/state.", "agent/option.")
 
 
 def state_name(decision: int) -> str:
@@ -137,8 +138,8 @@ def check_plan(plan: Plan, manifest: Manifest) -> None:
     """Refuse a plan that could not be run for a network; raises ValueError.
 
     Every tensor is made once and before it is read, every decision is taken once and before its option
-    names a piece or sizes a tensor, every choice of options has a piece, and what the controller itself
-    reads and writes is as it takes it.
+    names a piece or sizes a tensor, every choice of options has a piece, what is skipped where options are
+    given is wanted by nothing else, and what the controller itself reads and writes is as it takes it.
     """
     counts = manifest.option_counts
     tensors = {tensor.name: tensor for tensor in plan.tensors}
@@ -150,12 +151,14 @@ def check_plan(plan: Plan, manifest: Manifest) -> None:
         ):
             raise ValueError(f"tensor {tensor.name!r} does not fit the decision it follows")
     made = {manifest.inputs[0].name, PENALTY, state_name(0)}
+    skipped: set[str] = set()  # what is not made where options are given
     decided: set[int] = set()
     for i, step in enumerate(plan.steps):
         if not decided.issuperset(step.option_decisions):
             raise ValueError(f"step {i} needs options before they are chosen")
         _check_pieces(i, step, counts)
         _check_tensors(i, step, tensors, made)
+        _check_agent_only(i, step, skipped)
         t = step.decides
         if t is not None:
             if t in decided or t >= len(counts) or option_name(t) not in step.outputs.values():
@@ -179,6 +182,23 @@ def _check_tensors(i: int, step: Step, tensors: Mapping[str, PlanTensor], made: 
     for name in (*step.inputs.values(), *step.outputs.values()):
         if tensors[name].follows not in (None, *step.option_decisions):
             raise ValueError(f"step {i} takes or gives {name!r} but not the option it follows")
+
+
+def _check_agent_only(i: int, step: Step, skipped: set[str]) -> None:
+    """Refuse an agent's step that gives more than the agent does, and another that reads what one gives.
+
+    Adds what it makes to ``skipped`` where it is an agent's; raises ValueError.
+    """
+    if not step.agent_only:
+        unmade = sorted(skipped.intersection(step.inputs.values()))
+        if unmade:
+            raise ValueError(f"step {i} reads {unmade[0]!r}, which is not made where options are given")
+        return
+    if step.decides is None or not all(name.startswith(_OF_AGENT) for name in step.outputs.values()):
+        raise ValueError(
+            f"step {i} is the agent's alone, and decides nothing or gives more than the agent does"
+        )
+    skipped.update(step.outputs.values())
 
 
 def _check_ends(tensors: Mapping[str, PlanTensor], manifest: Manifest) -> None:

@@ -23,7 +23,7 @@ def file_identity(path: Path) -> tuple[int, ...]:
         status = path.stat()
     except OSError:
         return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_unchanged(root: Path, identities: Mapping[str, tuple[int, ...]], kind: str) -> None:

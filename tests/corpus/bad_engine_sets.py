@@ -113,6 +113,8 @@ PLANS: tuple[tuple[str, Any, str], ...] = (
     ("plan.steps.2.decides", 2, "a decision there is not"),
     ("plan.steps.2.decides", 2**62, "a decision there is not"),
     ("plan.steps.0.decides", 1, "a decision without its option"),
+    ("plan.steps.0.agent_only", True, "a step of the agent that gives more than the agent does"),
+    ("plan.steps.2.agent_only", True, "a step of the agent that decides nothing"),
     ("plan.steps.2.pieces.3", DROPPED, "a piece too few"),
     ("plan.steps.2.pieces", [], "no pieces"),
     ("plan.steps.2.pieces.0.options", [2, 2], "two pieces for the same options"),
@@ -154,6 +156,8 @@ def _manifests() -> list[Recipe]:
         Recipe("set without prices", "plan", "no prices", edited(_without_prices, ENGINES)),
         Recipe("set of a third decision", "plan", "a decision there is not, and its option",
                edited(_third_decision, ENGINES)),
+        Recipe("set whose agent may be skipped", "plan", "a step reads a state that is not made where options are given",
+               edited(_agent_apart, ENGINES)),
         Recipe("plan before files", "plan", "the plan is looked at before files",
                lambda f: (edit(f, ENGINES, at("plan.steps", [])), os.remove(f / "weights.bin"))),
     ]  # fmt: skip
@@ -163,6 +167,19 @@ def _without_prices(raw: dict[str, Any]) -> None:
     del raw["plan"]["tensors"][0]
     for step in raw["plan"]["steps"][:2]:
         del step["inputs"]["agent/penalty"]
+
+
+def _agent_apart(raw: dict[str, Any]) -> None:
+    """The first decision gets a step of the agent alone, whose state the next stage reads."""
+    stem = raw["plan"]["steps"][0]
+    agent = {
+        **stem,
+        "inputs": {name: name for name in ("x0", "agent/penalty", "agent/state.0")},
+        "outputs": {name: stem["outputs"].pop(name) for name in ("agent/state.1", "agent/option.0")},
+        "agent_only": True,
+    }
+    stem.update(decides=None)
+    raw["plan"]["steps"].insert(1, agent)
 
 
 def _third_decision(raw: dict[str, Any]) -> None:

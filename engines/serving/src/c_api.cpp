@@ -47,6 +47,11 @@ void need(const void* argument, const char* name) {
   if (argument == nullptr) throw Error(ErrorCode::kInput, std::string(name) + " is null; pass one");
 }
 
+Error wrong_size(std::size_t given, std::size_t known, const char* remedy) {
+  return {ErrorCode::kInput, "struct_size is " + std::to_string(given) + ", not " + std::to_string(known) + "; " +
+                                 remedy + ", and use this library's header"};
+}
+
 // A caller's options over the defaults of this library. A caller compiled against an older header would pass fewer
 // bytes, down to `first_size`; more than this library knows could mean something it would pass over.
 template <typename Options>
@@ -55,9 +60,7 @@ Options known_options(const Options* given, void (*defaults)(Options*), std::siz
   defaults(&options);
   if (given == nullptr) return options;
   if (given->struct_size < first_size || given->struct_size > sizeof(Options)) {
-    throw Error(ErrorCode::kInput, "struct_size is " + std::to_string(given->struct_size) + ", not " +
-                                       std::to_string(sizeof(Options)) +
-                                       "; set the defaults first, and use this library's header");
+    throw wrong_size(given->struct_size, sizeof(Options), "set the defaults first");
   }
   std::memcpy(&options, given, given->struct_size);
   return options;
@@ -107,7 +110,10 @@ rnp::ControllerOptions controller_options(const rnp_controller_options* given) {
 rnp::RunOptions run_options(const rnp_run_options* given) {
   const rnp_run_options c = known_options(given, rnp_run_defaults, sizeof(rnp_run_options));
   rnp::RunOptions options;
-  if (c.penalties != nullptr && c.one_penalty != 0) {
+  if (c.one_penalty != 0) {
+    if (c.penalties == nullptr) {
+      throw Error(ErrorCode::kInput, "one_penalty is set and penalties is null; point it at one, or leave both out");
+    }
     options.penalty = *c.penalties;
   } else {
     options.penalties = c.penalties;
@@ -166,8 +172,10 @@ rnp_status rnp_package_info(const rnp_package* package, rnp_network_info* info) 
   return guarded([&] {
     need(package, "package");
     need(info, "info");
+    if (info->struct_size != sizeof *info) throw wrong_size(info->struct_size, sizeof *info, "set it to sizeof");
     const rnp::Manifest& manifest = package->package.manifest();
     rnp_network_info found{};
+    found.struct_size = sizeof found;
     found.input_rank = put_shape(manifest.input, found.input_shape);
     found.output_rank = put_shape(manifest.output, found.output_shape);
     found.input_values = values_of(manifest.input);

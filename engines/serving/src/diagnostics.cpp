@@ -77,6 +77,7 @@ class Diagnoses {
     of_tensorrt_version(built);
     compare(built, "machine", here_.machine, "build it on such a machine");
     compare(built, "system", here_.system, "build it on this system");
+    if (device_ == Device::kCpu) return;
     if (here_.gpu) {
       of_gpu(built, *here_.gpu);
     } else {
@@ -170,7 +171,12 @@ bool capability_fits(const std::string& compute_capability, const std::string& l
   return false;
 }
 
-Surroundings surroundings() {
+bool asks_for_gpu(const EngineSetManifest* engines, Device device, bool onnxruntime_has_cuda) {
+  if (device != Device::kAuto) return device == Device::kCuda;
+  return engines == nullptr ? onnxruntime_has_cuda : engines->backend == "tensorrt";
+}
+
+Surroundings surroundings(bool with_gpu) {
   Surroundings here;
   here.onnxruntime_built = onnxruntime_built();
   here.onnxruntime_has_cuda = here.onnxruntime_built && onnxruntime_has_cuda();
@@ -180,7 +186,11 @@ Surroundings surroundings() {
   here.fingerprint = fingerprint();
   here.machine = machine_name();
   here.system = system_name();
-  here.gpu = cuda_device(here.why_no_gpu);
+  if (with_gpu) {
+    here.gpu = cuda_device(here.why_no_gpu);
+  } else {
+    here.why_no_gpu = "none was looked for";
+  }
   return here;
 }
 
@@ -199,7 +209,8 @@ std::vector<Diagnostic> diagnose(const Manifest& manifest, const EngineSetManife
 }
 
 std::vector<Diagnostic> Package::check(Device device) const {
-  return diagnose(manifest(), engine_set(), device, surroundings());
+  const bool with_gpu = asks_for_gpu(engine_set(), device, onnxruntime_built() && onnxruntime_has_cuda());
+  return diagnose(manifest(), engine_set(), device, surroundings(with_gpu));
 }
 
 }  // namespace rnp

@@ -21,7 +21,11 @@ struct Surroundings {
   std::string why_no_gpu;
 };
 
-Surroundings surroundings();
+// Without the GPU the driver is not loaded.
+Surroundings surroundings(bool with_gpu = true);
+
+// Whether a package could be run on a GPU where that device is asked for. `engines` is null for a bundle.
+bool asks_for_gpu(const EngineSetManifest* engines, Device device, bool onnxruntime_has_cuda);
 
 // Errors first. `engines` is null for a bundle.
 std::vector<Diagnostic> diagnose(const Manifest& manifest, const EngineSetManifest* engines, Device device,

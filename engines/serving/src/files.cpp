@@ -30,9 +30,10 @@ constexpr const char* kRemedy = "; copy it anew, or make it again";
 }
 
 FileIdentity identity_of(const struct stat& status) noexcept {
-  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino),
-          static_cast<std::uint64_t>(status.st_size), static_cast<std::int64_t>(status.st_mtim.tv_sec),
-          static_cast<std::int64_t>(status.st_mtim.tv_nsec)};
+  return {static_cast<std::uint64_t>(status.st_dev),         static_cast<std::uint64_t>(status.st_ino),
+          static_cast<std::uint64_t>(status.st_size),        static_cast<std::int64_t>(status.st_mtim.tv_sec),
+          static_cast<std::int64_t>(status.st_mtim.tv_nsec), static_cast<std::int64_t>(status.st_ctim.tv_sec),
+          static_cast<std::int64_t>(status.st_ctim.tv_nsec)};
 }
 
 // Of a path of which a part is not there; all other errors are the file system's refusal.
@@ -105,7 +106,7 @@ bool is_plain(const std::string& listed) {
 
 bool FileIdentity::operator==(const FileIdentity& other) const noexcept {
   return device == other.device && inode == other.inode && bytes == other.bytes && modified_s == other.modified_s &&
-         modified_ns == other.modified_ns;
+         modified_ns == other.modified_ns && changed_s == other.changed_s && changed_ns == other.changed_ns;
 }
 
 FileIdentity file_identity(const std::filesystem::path& file) noexcept {

@@ -13,6 +13,7 @@ namespace rnp {
 struct FileIdentity {
   std::uint64_t device = 0, inode = 0, bytes = 0;
   std::int64_t modified_s = 0, modified_ns = 0;
+  std::int64_t changed_s = 0, changed_ns = 0;  // also where the time of writing was put back
 
   bool operator==(const FileIdentity& other) const noexcept;
 };

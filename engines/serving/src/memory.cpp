@@ -144,6 +144,14 @@ void BufferPool::trim() noexcept {
   }
 }
 
+bool BufferPool::drop_idle() noexcept {
+  std::vector<Buffer> dropped;  // released outside the lock
+  const std::lock_guard<std::mutex> lock(mutex_);
+  dropped.swap(idle_);
+  for (const Buffer& buffer : dropped) held_bytes_ -= buffer.bytes();
+  return !dropped.empty();
+}
+
 std::size_t BufferPool::held_bytes() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return held_bytes_;

@@ -50,6 +50,8 @@ class BufferPool {
   void give(Buffer buffer) noexcept;
   // Releases the largest while more is idle than may be; nothing may be under way on a device.
   void trim() noexcept;
+  // Releases all that is idle, under the same condition; whether there was any.
+  bool drop_idle() noexcept;
   // Of all its buffers, lent and idle.
   std::size_t held_bytes() const;
 

@@ -186,6 +186,10 @@ class OrtBackend final : public Backend {
   }
 
   Memory& memory() noexcept override { return *common_->memory; }
+  std::size_t max_batch() const noexcept override {
+    const EngineSetManifest* engines = package_.engine_set();
+    return engines == nullptr ? 0 : static_cast<std::size_t>(engines->max_batch.value_or(0));
+  }
   std::string name() const override { return "onnxruntime"; }
   std::string device() const override { return on_cuda_ ? "cuda" : "cpu"; }
 

@@ -51,6 +51,15 @@ void check_plain(const std::filesystem::path& directory, const char* name, const
   if (found != Found::kFile) throw Error(ErrorCode::kMissing, shown + " is " + otherwise);
 }
 
+// Files are opened later too, perhaps from another working directory.
+std::filesystem::path absolute_of(const std::filesystem::path& given) {
+  if (given.empty()) return given;  // does not exist
+  std::error_code refused;
+  std::filesystem::path directory = std::filesystem::absolute(given, refused);
+  if (refused) throw Error(ErrorCode::kUnreadable, given.string() + " cannot be read: " + refused.message());
+  return directory;
+}
+
 EngineSetManifest read_engines(const std::filesystem::path& directory) {
   check_plain(directory, kEnginesFile, "not an engine set: there is no engines.json; rnp-build writes one");
   const SignedJson read = read_signed(directory, kEnginesFile, kEnginesFormat);
@@ -95,10 +104,11 @@ struct Package::Impl {
 
 Package::Package(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 
-Package Package::open(const std::filesystem::path& directory) {
-  if (directory.native().find('\0') != std::string::npos) {
-    throw Error(ErrorCode::kMissing, json_quoted(directory.native()) + " is no path");
+Package Package::open(const std::filesystem::path& given) {
+  if (given.native().find('\0') != std::string::npos) {
+    throw Error(ErrorCode::kMissing, json_quoted(given.native()) + " is no path");
   }
+  const std::filesystem::path directory = absolute_of(given);
   auto impl = std::make_shared<Impl>();
   impl->directory = directory;
   if (!is_engine_set(directory)) {

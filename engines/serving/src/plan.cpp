@@ -123,6 +123,24 @@ void check_names(std::size_t index, const Step& step, const Tensors& tensors, st
   }
 }
 
+// Steps of the agent alone are skipped where options are given: nothing else may want what they give.
+void check_agent_only(std::size_t index, const Step& step, std::unordered_set<std::string>& skipped) {
+  if (!step.agent_only) {
+    for (const auto& [own, name] : step.inputs) {
+      if (skipped.count(name) != 0) {
+        refuse(index, "reads " + json_quoted(name) + ", which is not made where options are given");
+      }
+    }
+    return;
+  }
+  bool fits = step.decides.has_value();
+  for (const auto& [own, name] : step.outputs) {
+    fits = fits && (name.rfind("agent/state.", 0) == 0 || name.rfind("agent/option.", 0) == 0);
+    skipped.insert(name);
+  }
+  if (!fits) refuse(index, "is the agent's alone, and decides nothing or gives more than the agent does");
+}
+
 // Takes the decision of a step, if it has one.
 void check_decision(std::size_t index, const Step& step, std::size_t total, std::set<std::int64_t>& decided) {
   if (!step.decides) return;
@@ -164,6 +182,7 @@ void check_plan(const Plan& plan, const Manifest& manifest) {
 
   const std::size_t total = manifest.decisions.size();
   std::unordered_set<std::string> made{manifest.input.name, kPenalty, state_name(0)};
+  std::unordered_set<std::string> skipped;
   std::set<std::int64_t> decided;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
@@ -172,6 +191,7 @@ void check_plan(const Plan& plan, const Manifest& manifest) {
     }
     check_pieces(i, step, manifest);
     check_names(i, step, tensors, made);
+    check_agent_only(i, step, skipped);
     check_decision(i, step, total, decided);
   }
   if (decided.size() != total) refuse("it leaves a decision open");

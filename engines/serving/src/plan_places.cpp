@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <string_view>
 
 #include "memory_layout.hpp"
 #include "rnp/error.hpp"
@@ -16,6 +17,7 @@ namespace {
 }
 
 constexpr std::int64_t kMostMacs = std::numeric_limits<std::int64_t>::max() - 1;
+constexpr std::int64_t kMostWeightBytes = std::numeric_limits<std::int64_t>::max();
 
 class PlanReading {
  public:
@@ -29,7 +31,8 @@ class PlanReading {
     std::vector<bool> decided(manifest_.decisions.size(), false);
     std::vector<Place> places;
     std::size_t pieces = 0;
-    std::int64_t macs = 0;
+    std::int64_t macs = 0, weight_bytes = 0;
+    std::set<std::string_view> files;
     for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
       const Step& step = plan_.steps[i];
       where_ = "step " + std::to_string(i);
@@ -42,6 +45,13 @@ class PlanReading {
       for (const Piece& piece : step.pieces) most = std::max(most, piece.macs < 0 ? kMostMacs + 1 : piece.macs);
       if (most > kMostMacs - macs) refuse(where_ + " has more MACs than can be counted");
       macs += most;
+      for (const Piece& piece : step.pieces) {
+        const std::int64_t more = files.insert(piece.file).second || piece.weight_bytes < 0 ? piece.weight_bytes : 0;
+        if (more < 0 || more > kMostWeightBytes - weight_bytes) {
+          refuse(where_ + " has more bytes of weights than can be counted");
+        }
+        weight_bytes += more;
+      }
       for (const auto& [inner, name] : step.outputs) {
         made.insert(name);
         if (!step.agent_only) made_of_given.insert(name);

@@ -45,7 +45,11 @@ PlanRunner::PlanRunner(const Plan& plan, const Manifest& manifest, Backend& back
       decisions_(manifest.decisions.size()),
       engines_(plan, backend, budget_bytes, [this] { settle(); }),
       places_(places_of_plan(plan, manifest, engines_)),
-      workspaces_(plan, manifest.output.name, memory_),
+      workspaces_(plan, manifest.output.name, memory_,
+                  [this] {
+                    settle();
+                    return pool_.drop_idle();
+                  }),
       pool_(memory_),
       last_uses_(last_uses(plan)),
       trace_(std::move(trace)) {
@@ -111,7 +115,7 @@ void PlanRunner::run_in_turn(const BatchRun& batch) {
     settle();
     throw;
   }
-  in_flight_.clear();
+  if (!on_host_) in_flight_.clear();  // on the host runs of other threads are under way, and nothing is kept
 }
 
 void PlanRunner::run_lent(const BatchRun& batch, Workspace& workspace) {

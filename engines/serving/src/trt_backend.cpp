@@ -169,6 +169,8 @@ EngineTensor tensor_of(const nvinfer1::ICudaEngine& engine, const char* name, co
   if (!laid_out || tensor.dims.nbDims < 1) {
     throw Error(ErrorCode::kEngine, where + " is laid out as no plan has it; build the engine set again");
   }
+  const bool sized = std::all_of(tensor.dims.d + 1, tensor.dims.d + tensor.dims.nbDims, [](auto d) { return d >= 1; });
+  if (!sized) throw Error(ErrorCode::kEngine, where + " has a size that is not known; build the engine set again");
   return tensor;
 }
 

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
+
+#include "rnp/error.hpp"
 
 namespace rnp {
 namespace {
 
-// Memory that idle workspaces may hold beside the last one used; the largest go first. On a device they hold
-// captured graphs too, and are dear to make.
+// Memory that idle workspaces may hold beside the last one used; the largest go first. On a device
+// memory is dear to make.
 constexpr std::size_t kIdleBytes = std::size_t{512} << 20;
 constexpr std::size_t kIdleDeviceBytes = std::size_t{4} << 30;
 
@@ -26,8 +29,8 @@ Workspace::Workspace(const MemoryLayout& layout, std::size_t pieces, std::size_t
   if (!memory.on_host()) host_column_.resize(batch * sizeof(std::int64_t));
 }
 
-Workspaces::Workspaces(const Plan& plan, const std::string& kept, Memory& memory)
-    : layout_(plan, kept), pieces_(piece_count(plan)), memory_(memory) {}
+Workspaces::Workspaces(const Plan& plan, const std::string& kept, Memory& memory, std::function<bool()> free_more)
+    : layout_(plan, kept), pieces_(piece_count(plan)), memory_(memory), free_more_(std::move(free_more)) {}
 
 Workspaces::Lease Workspaces::lend(std::size_t batch) {
   {
@@ -40,11 +43,30 @@ Workspaces::Lease Workspaces::lend(std::size_t batch) {
       return {*this, taken};
     }
   }
-  std::list<Workspace> made;
-  made.emplace_back(layout_, pieces_, batch, memory_);
+  std::list<Workspace> taken = made(batch);
   const std::lock_guard<std::mutex> lock(mutex_);
-  lent_.splice(lent_.end(), made);
+  lent_.splice(lent_.end(), taken);
   return {*this, std::prev(lent_.end())};
+}
+
+std::list<Workspace> Workspaces::made(std::size_t batch) {
+  std::list<Workspace> made;
+  try {
+    made.emplace_back(layout_, pieces_, batch, memory_);
+    return made;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kMemory && error.code() != ErrorCode::kDevice) throw;
+    bool freed = free_more_ && free_more_();
+    std::list<Workspace> dropped;  // released outside the lock
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      dropped.swap(idle_);
+    }
+    freed = freed || !dropped.empty();
+    if (!freed) throw;
+  }
+  made.emplace_back(layout_, pieces_, batch, memory_);
+  return made;
 }
 
 void Workspaces::take_back(std::list<Workspace>::iterator lent) noexcept {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -48,7 +49,9 @@ class Workspace {
 // Idle workspaces, to be used again by runs of the same batch size. Safe in many threads.
 class Workspaces {
  public:
-  Workspaces(const Plan& plan, const std::string& kept, Memory& memory);
+  // `free_more` is called where memory is short, before idle workspaces are let go: it waits for the device, and frees
+  // what else is idle; whether there was any.
+  Workspaces(const Plan& plan, const std::string& kept, Memory& memory, std::function<bool()> free_more = {});
 
   // A workspace that nobody else has until this ends.
   class Lease {
@@ -70,7 +73,8 @@ class Workspaces {
     std::list<Workspace>::iterator lent_;
   };
 
-  // For a batch of N. Throws Error(kMemory), Error(kDevice), Error(kInput): N is more than can be addressed.
+  // For a batch of N; where memory is short, once more without what is idle. Throws Error(kMemory), Error(kDevice),
+  // Error(kInput): N is more than can be addressed.
   Lease lend(std::size_t batch);
 
   const MemoryLayout& layout() const noexcept { return layout_; }
@@ -79,11 +83,13 @@ class Workspaces {
   std::size_t bytes() const;
 
  private:
+  std::list<Workspace> made(std::size_t batch);
   void take_back(std::list<Workspace>::iterator lent) noexcept;
 
   const MemoryLayout layout_;
   const std::size_t pieces_;
   Memory& memory_;
+  const std::function<bool()> free_more_;
   mutable std::mutex mutex_;
   std::list<Workspace> idle_, lent_;  // idle: least recently used first
 };

@@ -9,7 +9,9 @@ rnp_status sum_of_outputs_in_c(const rnp_package* package, rnp_controller* contr
   rnp_run_options run;
   float* outputs;
   size_t i;
-  rnp_status status = rnp_package_info(package, &info);
+  rnp_status status;
+  info.struct_size = sizeof info;
+  status = rnp_package_info(package, &info);
   if (status != 0) return status;
   outputs = (float*)malloc(batch * info.output_values * sizeof(float));
   if (outputs == NULL) return -1;

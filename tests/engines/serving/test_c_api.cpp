@@ -110,7 +110,8 @@ TEST_CASE("C's null arguments are errors") {
   float outputs[6];
   rnp_package* package = nullptr;
   rnp_controller* controller = nullptr;
-  rnp_network_info info;
+  rnp_network_info info{};
+  info.struct_size = sizeof info;
   const auto report = [](void*, int, rnp_status, const char*, const char*) {};
   const auto run = [&](rnp_controller* with, const float* images, float* to) {
     return rnp_controller_run(with, images, 1, nullptr, to, nullptr, nullptr);
@@ -157,6 +158,9 @@ TEST_CASE("C's options that do not fit are errors") {
   run.policy = 3;
   CHECK(told(status(), "policy is 3; pass 0 to 2") == "input");
   rnp_run_defaults(&run);
+  run.one_penalty = 1;
+  CHECK(told(status(), "one_penalty is set and penalties is null") == "input");
+  rnp_run_defaults(&run);
   run.struct_size = sizeof run - 8;
   CHECK(told(status(), "struct_size is") == "input");
   rnp_run_defaults(&run);
@@ -165,7 +169,8 @@ TEST_CASE("C's options that do not fit are errors") {
 
 TEST_CASE("C is told of the network") {
   Fixture fixture;
-  rnp_network_info info;
+  rnp_network_info info{};
+  info.struct_size = sizeof info;
   REQUIRE(rnp_package_info(&fixture.package, &info) == 0);
   CHECK(info.input_rank == 3);
   CHECK(std::vector<std::int64_t>(info.input_shape, info.input_shape + 4) == std::vector<std::int64_t>{1, 2, 2, 0});
@@ -180,6 +185,11 @@ TEST_CASE("C is told of the network") {
   rnp_package wide{Package::in_memory(fixture.network.manifest, fixture.network.plan)};
   info.macs = -1;
   CHECK(told(rnp_package_info(&wide, &info), "has 9 axes") == "input");
+  CHECK(info.macs == -1);
+  for (const std::size_t size : {std::size_t{0}, sizeof info - 8, sizeof info + 8}) {
+    info.struct_size = size;
+    CHECK(told(rnp_package_info(&fixture.package, &info), "struct_size is " + std::to_string(size)) == "input");
+  }
   CHECK(info.macs == -1);
 }
 

@@ -159,6 +159,22 @@ TEST_CASE("compute capabilities are compared as numbers") {
   CHECK_FALSE(capability_fits("9.0", ""));
 }
 
+TEST_CASE("the driver is asked only where a GPU could be used") {
+  const EngineSetManifest of_tensorrt = tensorrt_engines(), of_onnxruntime = engines_of("onnxruntime", {});
+  for (const EngineSetManifest* engines : {static_cast<const EngineSetManifest*>(nullptr), &of_tensorrt}) {
+    CHECK(asks_for_gpu(engines, Device::kCuda, false));
+    CHECK_FALSE(asks_for_gpu(engines, Device::kCpu, true));
+  }
+  CHECK(asks_for_gpu(nullptr, Device::kAuto, true));
+  CHECK_FALSE(asks_for_gpu(nullptr, Device::kAuto, false));
+  CHECK(asks_for_gpu(&of_tensorrt, Device::kAuto, false));
+  CHECK_FALSE(asks_for_gpu(&of_onnxruntime, Device::kAuto, true));
+  CHECK_FALSE(surroundings(false).gpu.has_value());
+  Surroundings here = gpu_machine();
+  here.gpu.reset();  // as it is where none was looked for
+  CHECK(codes(diagnose(Manifest{}, &of_tensorrt, Device::kCpu, here)) == Codes{"device"});
+}
+
 TEST_CASE("what is here is found out without failing") {
   const Surroundings here = surroundings();
   CHECK(here.fingerprint.count("processor") == 1);

@@ -1,9 +1,11 @@
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <thread>
 
 #include "files.hpp"
 #include "json.hpp"
@@ -132,5 +134,11 @@ TEST_CASE("an identity changes with what is written and with what replaces it") 
   const FileIdentity second = file_identity(file);
   fs::rename(folder.path() / "other", file);
   CHECK_FALSE(second == file_identity(file));
+  const auto written = fs::last_write_time(file);
+  const FileIdentity third = file_identity(file);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  write_file(file, "b");
+  fs::last_write_time(file, written);
+  CHECK_FALSE(third == file_identity(file));
   CHECK(file_identity(folder.path() / "none") == FileIdentity{});
 }

@@ -50,6 +50,20 @@ TEST_CASE("a bundle is opened, with its plan") {
   package.check_files();
 }
 
+TEST_CASE("a package stays where it was opened when the working directory changes") {
+  const TemporaryFolder folder;
+  save_bundle(folder.path());
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  const Package package = Package::open(".");
+  fs::current_path(before);
+  CHECK(package.directory().is_absolute());
+  CHECK(package.read_verified("stages/01/out1.onnx") == "stages/01/out1.onnx");
+  package.check_unchanged();
+  package.check_files();
+  CHECK(code_at("") == "missing");
+}
+
 TEST_CASE("an engine set is opened, with its own plan") {
   const TemporaryFolder folder;
   save_engine_set(folder.path());

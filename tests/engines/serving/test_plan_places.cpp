@@ -108,4 +108,8 @@ TEST_CASE("A plan that would be run beyond its memory is refused") {
   CHECK(thrown([&](FakeNetwork& n) { pieces(n)[0].macs = std::numeric_limits<std::int64_t>::max(); }) ==
         "plan: step 4 has more MACs");
   CHECK(thrown([&](FakeNetwork& n) { pieces(n)[0].macs = -1; }) == "plan: step 4 has more MACs");
+  CHECK(thrown([&](FakeNetwork& n) {
+          for (Piece& piece : pieces(n)) piece.weight_bytes = std::numeric_limits<std::int64_t>::max() / 2 + 1;
+        }) == "plan: step 4 has more bytes of weights");
+  CHECK(thrown([&](FakeNetwork& n) { pieces(n)[0].weight_bytes = -1; }) == "plan: step 4 has more bytes of weights");
 }

@@ -42,7 +42,7 @@ FROM_C = """\
 #include <stdio.h>
 int main(int count, char** arguments) {
   rnp_package* package = NULL;
-  rnp_network_info info;
+  rnp_network_info info = {.struct_size = sizeof info};
   const rnp_status status = rnp_package_open(arguments[count - 1], &package);
   if (status == 0 && rnp_package_info(package, &info) == 0) printf("%zu decisions\\n", info.decisions);
   else printf("%s\\n", rnp_status_name(status));

@@ -258,7 +258,8 @@ TEST_CASE("engines that fail say why") {
                   {"int8", "tensor x input int8 linear -1 3\n"},
                   {"chw32", "tensor x input half chw32 -1 64 2 2\n"},
                   {"hwc8 of two axes", "tensor x input half hwc8 -1 64\n"},
-                  {"scalar", "tensor x input float linear\n"}});
+                  {"scalar", "tensor x input float linear\n"},
+                  {"unsized", std::string(kDouble) + "tensor w output float linear -1 -1\n"}});
   const auto refused = [&](const char* path, const char* words) {
     CHECK_THAT(engine_error_of([&] { rig.backend->open(path); }),
                Contains(std::string("/set/") + path) && Contains(words));
@@ -269,6 +270,7 @@ TEST_CASE("engines that fail say why") {
   refused("chw32", "laid out");
   refused("hwc8 of two axes", "laid out");
   refused("scalar", "laid out");
+  refused("unsized", "a size that is not known");
   const auto engine = rig.backend->open("no-run");
   const Tensor x = rig.tensor({1, 3}), y = rig.tensor({1, 3});
   const auto call = engine->bind({{"x", x}}, {{"y", y}});

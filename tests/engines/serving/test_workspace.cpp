@@ -50,6 +50,28 @@ TEST_CASE("More samples than can be addressed are refused") {
   CHECK(workspaces.bytes() == 0);
 }
 
+TEST_CASE("Where memory is short, what is idle is let go and it is asked for once more") {
+  FakeDevice device;
+  const FakeNetwork network = small_network();
+  int asked = 0;
+  Workspaces workspaces(network.plan, "outputs", device, [&] {
+    ++asked;
+    return false;
+  });
+  const auto kept = workspaces.lend(1);
+  workspaces.lend(2);
+  device.fail_allocation_at = 1;
+  {
+    const auto other = workspaces.lend(3);
+    CHECK(workspaces.bytes() == (1 + 3) * workspaces.layout().sample_bytes);
+    CHECK(asked == 1);
+    device.allocations = 0;
+    CHECK(error_of([&] { workspaces.lend(4); }) == "device: exhausted");  // nothing is idle
+    CHECK(asked == 2);
+  }
+  CHECK(workspaces.bytes() == (1 + 3) * workspaces.layout().sample_bytes);
+}
+
 TEST_CASE("A workspace that could not be made leaves nothing behind") {
   FakeDevice device;
   const FakeNetwork network = small_network();

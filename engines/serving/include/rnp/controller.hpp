@@ -17,7 +17,8 @@ namespace rnp {
 enum class Preload { kNone, kCommon, kAll };
 
 // For samples that decide differently; as in Python. Regroup: those of the same branch are computed together.
-// Serial: one after another. Round-up: at every decision all take the largest option any of them chose.
+// Serial: one after another. Round-up: at every decision all take the largest option any of them chose; each part is
+// rounded by itself where the batch exceeds max_batch.
 enum class Policy { kRegroup, kSerial, kRoundUp };
 
 // Takes the place of the library's own allocation of tensors, on the device that is run on: aligned to 64 bytes, on a
@@ -41,20 +42,24 @@ struct DecisionEvent {
 struct ControllerOptions {
   Device device = Device::kAuto;
   // Threads that compute on the CPU; 0: one per core. All controllers of a process share one pool: the first that
-  // wants more than one thread sets its size.
+  // wants more than one thread sets its size. A controller of several threads that is opened after one of one thread
+  // gives each engine a pool of its own: open the former first.
   int threads = 0;
   Preload preload = Preload::kNone;
   // Bytes of weights that open engines may hold together, the least recently used are let go; 0: no limit.
   std::uint64_t memory_budget_bytes = 0;
-  // A cudaStream_t of the caller's in which all work is done; null: one of the controller's own.
+  // A cudaStream_t of the caller's in which all work is done, which must outlive the controller; null: one of the
+  // controller's own.
   void* cuda_stream = nullptr;
   Allocator allocator{};
-  // Called after each decision, in the calling thread; it must not call the controller.
+  // Called after each decision, in the calling thread, and so concurrently when `run` is; it must not call the
+  // controller.
   std::function<void(const DecisionEvent&)> trace{};
 };
 
 struct RunOptions {
-  // The price of one more group; neither: the agent's own. At most one of penalty, penalties, target_macs, options.
+  // The price of one more group; none: the agent's own. At most one of penalty and penalties, which have no say beside
+  // options; target_macs must stand alone.
   std::optional<float> penalty{};
   const float* penalties = nullptr;       // [N]
   std::optional<double> target_macs{};    // mean MACs of an image ÷ the full network's, by the calibration
@@ -84,7 +89,7 @@ class Controller {
  public:
   // Throws Error: what Package::check calls an error, or an argument that does not fit.
   explicit Controller(Package package, ControllerOptions options = {});
-  // Over engines of the caller's.
+  // Over engines of the caller's: device, threads, cuda_stream and allocator are not looked at.
   Controller(Package package, std::shared_ptr<Backend> backend, ControllerOptions options = {});
   ~Controller();
   Controller(const Controller&) = delete;

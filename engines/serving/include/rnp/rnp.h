@@ -35,6 +35,7 @@ rnp_status rnp_package_check(const rnp_package* package, int device,
                              void* context);
 
 typedef struct rnp_network_info {
+  size_t struct_size;     /* sizeof(rnp_network_info), set by the caller; others are refused */
   int64_t input_shape[8]; /* without N */
   size_t input_rank;
   int64_t output_shape[8]; /* without N */
@@ -76,7 +77,7 @@ void rnp_controller_free(rnp_controller* controller);
 typedef struct rnp_run_options {
   size_t struct_size;     /* sizeof(rnp_run_options), set by rnp_run_defaults; as in rnp_controller_options */
   const float* penalties; /* [N], or one where one_penalty is set, or null */
-  int one_penalty;
+  int one_penalty;        /* penalties is then not null */
   double target_macs;     /* 0: none */
   const int64_t* options; /* [N, T], or null */
   int policy;             /* 0 regroup, 1 serial, 2 round-up */
