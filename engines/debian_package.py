@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -149,16 +148,21 @@ def _settings(private: Path) -> list[str]:
         "Acquire::http::Timeout": "20",
         "Acquire::https::Timeout": "20",
     }
-    return ["-qq", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
+    # The file is read after the system's settings, which it takes the commands out of; one in APT_CONFIG would be before.
+    return [
+        "-qq",
+        "-c",
+        str(private / "apt.conf"),
+        *(part for name, value in options.items() for part in ("-o", f"{name}={value}")),
+    ]
 
 
 def _run(command: list[str], folder: Path, end: float) -> None:
-    """Run a command until ``end``, by the monotonic clock, with settings that run nothing of the system's."""
+    """Run a command, until ``end`` by the monotonic clock at most."""
     try:
         done = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, "APT_CONFIG": str(folder / "apt.conf")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

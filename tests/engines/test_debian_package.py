@@ -32,7 +32,7 @@ APT = """\
 #!/bin/sh
 echo "$@" >> "$RECORD/apt"
 cp rnp.sources "$RECORD/sources"
-cp "$APT_CONFIG" "$RECORD/config"
+[ "$2" = -c ] && cp "$3" "$RECORD/config"
 [ -z "$SLEEPS" ] || exec sleep 30
 for last; do :; done
 case "$*" in
