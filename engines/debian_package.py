@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,16 @@ _STATUS = Path("/var/lib/dpkg/status")
 _ONE_LINE = re.compile(
     r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)"
 )
-_SECONDS = 240
+_SECONDS = 150.0  #: All of it, downloads included.
+# Commands that the system's settings have apt run would be run for a folder that is none of theirs.
+_APT_CONFIG = """\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Pre-Install-Pkgs;
+#clear DPkg::Post-Invoke;
+"""
 
 
 @contextmanager
@@ -43,15 +53,17 @@ def unpacked_package(name: str, suite: str, sources: tuple[Path, ...] = SYSTEM_S
     with tempfile.TemporaryDirectory(prefix="rnp-apt-") as temporary:
         private = Path(temporary)
         (private / "rnp.sources").write_text(text, encoding="utf-8")
+        (private / "apt.conf").write_text(_APT_CONFIG, encoding="ascii")
+        end = time.monotonic() + _SECONDS
         for folder in ("state/lists/partial", "cache/archives/partial", "parts", "unpacked"):
             (private / folder).mkdir(parents=True)
         settings = _settings(private)
-        _run(["apt-get", *settings, "update"], private)
-        _run(["apt-get", *settings, "download", name], private)
+        _run(["apt-get", *settings, "update"], private, end)
+        _run(["apt-get", *settings, "download", name], private, end)
         archive = next(private.glob("*.deb"), None)
         if archive is None:
             raise MissingRuntimeError(f"apt downloaded nothing for {name} of {suite}")
-        _run(["dpkg-deb", "-x", str(archive), str(private / "unpacked")], private)
+        _run(["dpkg-deb", "-x", str(archive), str(private / "unpacked")], private, end)
         yield private / "unpacked"
 
 
@@ -59,10 +71,15 @@ def sources_of_suite(sources: tuple[Path, ...], suite: str) -> str:
     """The first of the system's sources that is a release, as a deb822 stanza for another suite.
 
     Raises:
-        MissingRuntimeError: There is none.
+        MissingRuntimeError: There is none, or a file of them cannot be read.
     """
     for file in _source_files(sources):
-        text = file.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError as err:
+            raise MissingRuntimeError(
+                f"{file}, which apt takes packages from, cannot be read: {err}"
+            ) from err
         stanzas = _stanzas(text) if file.suffix == ".sources" else _one_line_stanzas(text)
         for fields in stanzas:
             suites = fields.get("suites", "").split()
@@ -76,9 +93,15 @@ def sources_of_suite(sources: tuple[Path, ...], suite: str) -> str:
 
 def _source_files(sources: tuple[Path, ...]) -> Iterator[Path]:
     for source in sources:
-        if source.is_dir():
-            yield from sorted(path for path in source.iterdir() if path.suffix in (".sources", ".list"))
-        elif source.is_file():
+        try:
+            inside = sorted(source.iterdir()) if source.is_dir() else []
+            is_file = source.is_file()
+        except OSError as err:
+            raise MissingRuntimeError(
+                f"{source}, which apt takes packages from, cannot be read: {err}"
+            ) from err
+        yield from (path for path in inside if path.suffix in (".sources", ".list"))
+        if is_file:
             yield source
 
 
@@ -121,15 +144,30 @@ def _settings(private: Path) -> list[str]:
         "APT::Sandbox::User": "root",  # the private folder is closed to apt's own user
         "APT::Get::List-Cleanup": "0",
         "Acquire::Languages": "none",
-        "Acquire::Retries": "2",
+        "Acquire::Retries": "1",
+        "Acquire::http::Timeout": "20",
+        "Acquire::https::Timeout": "20",
     }
-    return ["-qq", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
+    # The file is read after the system's settings, which it takes the commands out of; one in APT_CONFIG would be before.
+    return [
+        "-qq",
+        "-c",
+        str(private / "apt.conf"),
+        *(part for name, value in options.items() for part in ("-o", f"{name}={value}")),
+    ]
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path, end: float) -> None:
+    """Run a command, until ``end`` by the monotonic clock at most."""
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=max(end - time.monotonic(), 0.1),
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as err:
         raise MissingRuntimeError(f"{command[0]} failed: {err}") from err

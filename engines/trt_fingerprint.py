@@ -72,7 +72,7 @@ def misfits(built: Mapping[str, str]) -> list[str]:
     reasons = [
         f"{name} was {built[name]!r} and is {value!r}: {remedies[name]}"
         for name, value in here.items()
-        if built.get(name, value) != value
+        if not _same(name, built.get(name, value), value)
     ]
     try:
         device = cuda_device()
@@ -97,6 +97,13 @@ def misfits(built: Mapping[str, str]) -> list[str]:
             f"{device.name} with {device.multiprocessors}: build it on this GPU"
         )
     return reasons
+
+
+def _same(name: str, built: str, here: str) -> bool:
+    """Whether a value is the one here; a version of TensorRT may be told with more or fewer numbers."""
+    if name != "tensorrt":
+        return built == here
+    return f"{built}.".startswith(f"{here}.") or f"{here}.".startswith(f"{built}.")
 
 
 def _fits(compute_capability: str, listed: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
 import re
 import shutil
@@ -18,11 +18,17 @@ from rnp_deploy.bundle.engine_set import (
     is_engine_set,
     open_engine_set,
 )
-from rnp_deploy.bundle.manifest import FileManifest, Manifest
+from rnp_deploy.bundle.files import confined
+from rnp_deploy.bundle.manifest import Manifest
 from rnp_deploy.bundle.reading import MANIFEST_FILE, open_bundle
-from rnp_deploy.errors import InputError
+from rnp_deploy.canonical_json import read_json_bytes
+from rnp_deploy.errors import BundleError, InputError, IntegrityError
+from rnp_deploy.latency import read_latency_curve
+from rnp_deploy.plain_file import FileIsLinkError, NotPlainFileError
 
-__all__ = ["TritonModel", "TritonSettings", "check_model_folder", "write_triton_model"]
+__all__ = ["SETTING_CHOICES", "TritonModel", "TritonSettings", "check_model_folder", "write_triton_model"]
+
+logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.txt"
 _VERSION = "1"
@@ -31,6 +37,14 @@ _MODEL = Path(__file__).with_name("triton_model.py")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RESERVED = ("penalty", "target_macs", "options", "macs")
 _MAX_BATCH = 8
+_MAX_DELAY_MS = 3_600_000.0
+#: What there is to choose from, by setting.
+SETTING_CHOICES = {
+    "backend": ("auto", "onnxruntime", "tensorrt", "torch"),
+    "device": ("auto", "cpu", "cuda"),
+    "preload": ("none", "common", "all"),
+    "policy": ("regroup", "serial", "round-up"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class TritonSettings:
         policy: As for :meth:`rnp_deploy.Controller.run`.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A number is out of range, or a word none of ``SETTING_CHOICES``.
     """
 
     max_batch: int | None = None
@@ -74,8 +88,14 @@ class TritonSettings:
         ):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; pass at least 1")
-        if not 0 <= self.max_delay_ms < math.inf:
-            raise InputError(f"max_delay_ms is {self.max_delay_ms}; pass milliseconds, 0 or more")
+        if not 0 <= self.max_delay_ms <= _MAX_DELAY_MS:
+            raise InputError(
+                f"max_delay_ms is {self.max_delay_ms}; pass milliseconds, 0 to {_MAX_DELAY_MS:.0f}"
+            )
+        for name, choices in SETTING_CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}; use one of {', '.join(map(repr, choices))}")
 
 
 @dataclass(frozen=True)
@@ -143,8 +163,9 @@ def write_triton_model(
     ) as folder:
         version = folder / _VERSION
         version.mkdir()
-        size = _copy(source, version / "bundle", manifest.files if engines is None else engines.files)
-        _verified(version / "bundle")
+        size = _copy(source, version / "bundle", manifest, engines)
+        if _verified(version / "bundle") != (manifest, engines):
+            raise IntegrityError(f"{source} was replaced while it was copied; try again", code="changed")
         shutil.copyfile(_MODEL, version / "model.py")
         if manifest.classes is not None:
             (folder / LABELS_FILE).write_text(_labels(manifest.classes), encoding="utf-8")
@@ -271,13 +292,36 @@ def _verified(path: Path) -> tuple[Manifest, EngineSetManifest | None]:
     return engine_set.manifest, engine_set.engines
 
 
-def _copy(source: Path, target: Path, listed: Iterable[FileManifest]) -> int:
-    """Copy the files that are listed and the manifests, and nothing else that lies there; their bytes."""
+def _copy(source: Path, target: Path, manifest: Manifest, engines: EngineSetManifest | None) -> int:
+    """Copy the files that are listed, the manifests and a latency curve, and nothing else that lies there; their bytes."""
+    listed = manifest.files if engines is None else engines.files
     paths = [MANIFEST_FILE, *(file.path for file in listed)]
-    paths += [
-        name for name in (ENGINES_FILE, LATENCY_FILE) if is_engine_set(source) and (source / name).is_file()
-    ]
+    if engines is not None:
+        paths.append(ENGINES_FILE)
     for path in paths:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / path, target / path)
+        shutil.copyfile(confined(source, path), target / path)
+    if engines is not None and _copy_latency(source, target):
+        paths.append(LATENCY_FILE)
     return sum((target / path).stat().st_size for path in paths)
+
+
+def _copy_latency(source: Path, target: Path) -> bool:
+    """Copy the latency curve, which is listed nowhere, where there is one; raises IntegrityError for a link."""
+    file, copied = confined(source, LATENCY_FILE), target / LATENCY_FILE
+    if not file.exists():
+        return False
+    try:
+        copied.write_bytes(read_json_bytes(file, follow=False))
+    except (NotPlainFileError, ValueError) as err:
+        logger.warning("the latency curve is left out: %s: %s", file, err)
+        return False
+    except FileIsLinkError as err:
+        raise IntegrityError(f"{file} is a link; only plain files are read", code="link") from err
+    try:
+        read_latency_curve(copied)  # the copy: what is checked is what is served
+    except BundleError as err:  # it is an extra, without which all else works
+        logger.warning("the latency curve is left out: %s", str(err).replace(str(copied), str(file)))
+        copied.unlink()
+        return False
+    return True

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rnp_deploy.plain_file import read_plain
+
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "canonical_sha256", "dump_json", "parse_json", "read_json_bytes"]
 
 #: No manifest comes near this; a larger file is refused before it is read.
@@ -16,17 +18,18 @@ MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 32
 
 
-def read_json_bytes(path: Path) -> bytes:
+def read_json_bytes(path: Path, *, follow: bool = True) -> bytes:
     """Read a JSON file of bounded size.
+
+    Args:
+        path: A plain file.
+        follow: Whether it may be a link to one.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is larger than ``MAX_BYTES``.
     """
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{size} bytes; at most {MAX_BYTES} are read")
-    return path.read_bytes()
+    return read_plain(path, MAX_BYTES, follow=follow)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:

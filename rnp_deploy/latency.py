@@ -150,4 +150,5 @@ def read_latency_curve(path: str | Path) -> tuple[LatencyCurve, ...]:
         IntegrityError: A value differs from what was written.
     """
     path = Path(path)
-    return validated(_LatencyFile, read_signed(path, LATENCY_FORMAT), path, LATENCY_FORMAT).curves
+    raw, _ = read_signed(path, LATENCY_FORMAT)
+    return validated(_LatencyFile, raw, path, LATENCY_FORMAT).curves

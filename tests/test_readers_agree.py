@@ -26,6 +26,9 @@ from rnp_deploy.errors import RnpError
 from serving_build import built, environment
 from tiny_packages import edit, resigned, signed, write_bundle, write_engine_set
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 MUTATIONS = 400  # of each file, by value and by byte
 SCHEMAS = {
     "manifest.json": jsonschema.Draft202012Validator(manifest_schema()),

@@ -33,7 +33,7 @@ _MIB = 2**20
 )
 @click.option(
     "--max-delay-ms",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=3_600_000),
     default=2.0,
     show_default=True,
     help="How long a request may wait for others to share its batch.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,9 @@ from pydantic import Field, model_validator
 from rnp_deploy.bundle.fields import Count, Finite, Frozen, Size
 from rnp_deploy.bundle.files import check_unchanged, file_identity, sized, verified
 from rnp_deploy.bundle.manifest import FileManifest, Manifest, Sha256
-from rnp_deploy.bundle.reading import MANIFEST_FILE, check_listed_paths, check_plain, read_manifest
+from rnp_deploy.bundle.reading import MANIFEST_FILE, check_listed_paths, check_plain, read_manifest_bytes
 from rnp_deploy.bundle.signed_json import SignedFormat, read_signed, validated
 from rnp_deploy.errors import BundleError, EngineSetMismatchError, InputError, IntegrityError
-from rnp_deploy.hashing import file_sha256
 from rnp_deploy.plan import Plan, check_plan
 
 __all__ = [
@@ -131,7 +131,7 @@ def read_engines(path: Path) -> EngineSetManifest:
     """Read and check ``engines.json`` alone; raises as :func:`open_engine_set`."""
     file = path / ENGINES_FILE
     check_plain(path, ENGINES_FILE, "not an engine set", "rnp-build writes one")
-    raw = read_signed(file, ENGINES_FORMAT)
+    raw, _ = read_signed(file, ENGINES_FORMAT, follow=False)
     check_listed_paths(path, raw)
     return validated(EngineSetManifest, raw, file, ENGINES_FORMAT)
 
@@ -146,12 +146,9 @@ def open_engine_set(path: str | Path) -> EngineSet:
             manifest is of another bundle.
     """
     path = Path(path)
-    engines, manifest = read_engines(path), read_manifest(path)
-    try:
-        manifest_sha256 = file_sha256(path / MANIFEST_FILE)
-    except OSError as err:
-        raise IntegrityError(f"{path / MANIFEST_FILE} cannot be read: {err}", code="unreadable") from err
-    if manifest_sha256 != engines.bundle_sha256:
+    engines = read_engines(path)
+    manifest, manifest_bytes = read_manifest_bytes(path)
+    if hashlib.sha256(manifest_bytes).hexdigest() != engines.bundle_sha256:
         raise IntegrityError(
             f"{path / MANIFEST_FILE} is of another bundle; {ENGINES_FORMAT.remedy}", code="other-bundle"
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rnp_deploy.bundle.manifest import FileManifest
 from rnp_deploy.errors import IntegrityError
-from rnp_deploy.hashing import file_sha256
+from rnp_deploy.hashing import stream_sha256
+from rnp_deploy.plain_file import FileIsLinkError, NotPlainFileError, open_plain
 
 __all__ = ["check_unchanged", "confined", "file_identity", "sized", "verified"]
 
@@ -58,14 +59,22 @@ def sized(root: Path, file: FileManifest) -> Path:
     if status is None:
         raise IntegrityError(f"{path} is missing; {_REMEDY}", code="file-missing")
     if not stat.S_ISREG(status.st_mode):
-        raise IntegrityError(
-            f"{path} is no plain file of the {file.bytes} bytes listed; {_REMEDY}", code="file-size"
-        )
+        raise _not_plain(path, file)
     if status.st_size != file.bytes:
-        raise IntegrityError(
-            f"{path} has {status.st_size} bytes, not the {file.bytes} listed; {_REMEDY}", code="file-size"
-        )
+        raise _wrong_size(path, status.st_size, file)
     return path
+
+
+def _not_plain(path: Path, file: FileManifest) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is no plain file of the {file.bytes} bytes listed; {_REMEDY}", code="file-size"
+    )
+
+
+def _wrong_size(path: Path, size: int, file: FileManifest) -> IntegrityError:
+    return IntegrityError(
+        f"{path} has {size} bytes, not the {file.bytes} listed; {_REMEDY}", code="file-size"
+    )
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -91,10 +100,19 @@ def verified(root: Path, file: FileManifest, *, read: bool) -> bytes:
     """
     path = sized(root, file)
     try:
-        data = path.read_bytes() if read else b""
-        digest = hashlib.sha256(data).hexdigest() if read else file_sha256(path)
+        with open_plain(path) as (stream, size):
+            if size != file.bytes:
+                raise _wrong_size(path, size, file)
+            data = stream.read(size) if read else b""
+            digest = hashlib.sha256(data) if read else stream_sha256(stream, size)
+    except FileIsLinkError as err:
+        raise IntegrityError(f"{path} is a link; only plain files are read", code="link") from err
+    except NotPlainFileError as err:
+        raise _not_plain(path, file) from err
+    except FileNotFoundError as err:
+        raise IntegrityError(f"{path} is missing; {_REMEDY}", code="file-missing") from err
     except OSError as err:
         raise IntegrityError(f"{path} cannot be read: {err}", code="unreadable") from err
-    if digest != file.sha256:
+    if digest.hexdigest() != file.sha256:
         raise IntegrityError(f"{path}: its sha256 is not the one listed; {_REMEDY}", code="file-hash")
     return data

@@ -23,6 +23,7 @@ __all__ = [
     "check_sizes",
     "open_bundle",
     "read_manifest",
+    "read_manifest_bytes",
 ]
 
 MANIFEST_FILE = "manifest.json"
@@ -79,11 +80,16 @@ def open_bundle(path: str | Path) -> Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """Read and check the manifest alone; raises as :func:`open_bundle`."""
+    return read_manifest_bytes(path)[0]
+
+
+def read_manifest_bytes(path: Path) -> tuple[Manifest, bytes]:
+    """The checked manifest, and the bytes that it was read from; raises as :func:`open_bundle`."""
     file = path / MANIFEST_FILE
     check_plain(path, MANIFEST_FILE, "not a bundle", "rnp-export writes one")
-    raw = read_signed(file, MANIFEST_FORMAT)
+    raw, data = read_signed(file, MANIFEST_FORMAT, follow=False)
     check_listed_paths(path, raw)
-    return validated(Manifest, raw, file, MANIFEST_FORMAT)
+    return validated(Manifest, raw, file, MANIFEST_FORMAT), data
 
 
 def check_plain(path: Path, name: str, otherwise: str, remedy: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from rnp_deploy.canonical_json import canonical_sha256, dump_json, parse_json, read_json_bytes
 from rnp_deploy.errors import BundleError, FormatVersionError, IntegrityError
+from rnp_deploy.plain_file import FileIsLinkError
 
 __all__ = ["SignedFormat", "read_signed", "signed_text", "validated"]
 
@@ -30,19 +31,27 @@ def signed_text(value: BaseModel, form: SignedFormat) -> str:
     return dump_json(raw)
 
 
-def read_signed(file: Path, form: SignedFormat) -> dict[str, Any]:
+def read_signed(file: Path, form: SignedFormat, *, follow: bool = True) -> tuple[dict[str, Any], bytes]:
     """Read a file, and check its version and the hash of its values.
 
+    Args:
+        file: A plain file.
+        form: What it is to be.
+        follow: Whether it may be a link to one.
+
     Returns:
-        The values, without the hash.
+        The values, without the hash; and the bytes that they were read from.
 
     Raises:
         BundleError: It cannot be read, or is no JSON object.
         FormatVersionError: Another major version wrote it.
-        IntegrityError: A value differs from what was written.
+        IntegrityError: A value differs from what was written, or it is a link.
     """
     try:
-        raw = parse_json(read_json_bytes(file))
+        data = read_json_bytes(file, follow=follow)
+        raw = parse_json(data)
+    except FileIsLinkError as err:
+        raise IntegrityError(f"{file} is a link; only plain files are read", code="link") from err
     except FileNotFoundError as err:
         raise BundleError(f"{file} cannot be read: {err}; {form.remedy}", code="missing") from err
     except OSError as err:
@@ -56,7 +65,7 @@ def read_signed(file: Path, form: SignedFormat) -> dict[str, Any]:
             f"{file}: its values are not those it was written with; copy it anew, or {form.remedy}",
             code="values-hash",
         )
-    return raw
+    return raw, data
 
 
 def validated(model: type[Model], raw: dict[str, Any], file: Path, form: SignedFormat) -> Model:

@@ -84,7 +84,7 @@ BAD_FILES: tuple[tuple[str, bytes, bytes, str], ...] = (
 GOOD_VALUES: tuple[tuple[str, str], ...] = (
     ("smallest integer", "-9223372036854775808"),
     ("largest integer", "9223372036854775807"),
-    ("zeros", "[0, -0, 0.0, -0.0, 0e0, -0E-5, 0e99999, 1e-99999]"),
+    ("zeros", "[0, -0, 0.0, -0.0, 0e0, -0E-5, 0e99999, 1e-99999, -1e-999, 3e-324, 2e-324, -2e-324]"),
     ("escapes", r'"\u0000\u0001\b\t\n\u000b\f\r\u001f\u0020\"\\\/\u007f\u0080\u00e9\u2028\ud83d\ude00\uffff"'),
     ("raw characters", '"\x7f\x80é\u2028\ufeff\U0001f600\U0010ffff"'),
     ("keys to be sorted", '{"b": 1, "a": 2, "B": 3, "": 4, "é": 5, "\\uffff": 6, "\\ud83d\\ude00": 7, "aa": 8, "a b": 9}'),

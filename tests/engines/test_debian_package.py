@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rnp_deploy.engines import debian_package
 from rnp_deploy.engines.debian_package import sources_of_suite, unpacked_package
 from rnp_deploy.errors import MissingRuntimeError
 
@@ -31,6 +32,8 @@ APT = """\
 #!/bin/sh
 echo "$@" >> "$RECORD/apt"
 cp rnp.sources "$RECORD/sources"
+[ "$2" = -c ] && cp "$3" "$RECORD/config"
+[ -z "$SLEEPS" ] || exec sleep 30
 for last; do :; done
 case "$*" in
   *" update") [ -z "$UPDATE_FAILS" ] || { echo "W: slow" >&2; echo "E: no $UPDATE_FAILS" >&2; exit 100; } ;;
@@ -107,6 +110,31 @@ def test_a_package_is_downloaded_and_unpacked_with_nothing_of_the_system_changed
             assert f"-o {setting}={private}/" in line
         assert "-o Dir::State::status=/var/lib/dpkg/status" in line
     assert "Suites: new" in (record / "sources").read_text()
+    config = (record / "config").read_text()
+    assert "#clear APT::Update::Post-Invoke;\n" in config
+    assert "#clear DPkg::Post-Invoke;\n" in config
+
+
+@pytest.mark.timeout(20)
+def test_all_of_it_has_an_end(record, monkeypatch):
+    monkeypatch.setenv("SLEEPS", "1")
+    monkeypatch.setattr(debian_package, "_SECONDS", 0.5)
+    with (
+        pytest.raises(MissingRuntimeError, match=r"apt-get failed: .*timed out"),
+        unpacked_package("libthing-dev", "new", (source(record),)),
+    ):
+        pass
+
+
+def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
+    file = source(tmp_path)
+
+    def refused(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(MissingRuntimeError, match=r"debian\.sources, which apt .* cannot be read"):
+        sources_of_suite((file,), "new")
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,26 @@ def test_where_it_was_built_it_fits(here):
 
 
 @pytest.mark.parametrize(
+    ("built", "version", "fit"),
+    [
+        ("10.3.0", "10.3.0.26", True),
+        ("10.3.0.26", "10.3.0", True),
+        ("10.3.0.26", "10.3.0.26", True),
+        ("10.3.0.30", "10.3.0.26", False),
+        ("10.3.0", "10.3.01", False),
+        ("10.3.0.2", "10.3.0.26", False),
+        ("1", "10.3.0", False),
+    ],
+)
+def test_a_version_may_be_told_with_fewer_numbers(here, built, version, fit):
+    recorded = tensorrt_fingerprint(here(version=version), GPU, ()) | {"tensorrt": built}
+    assert (misfits(recorded) == []) == fit
+
+
+@pytest.mark.parametrize(
     ("built", "device", "cuda", "words"),
     [
-        ({"tensorrt": "10.3.0.30"}, GPU, None, ["tensorrt was '10.3.0.30' and is '10.3.0'", "install that version"]),
+        ({"tensorrt": "10.3.1"}, GPU, None, ["tensorrt was '10.3.1' and is '10.3.0'", "install that version"]),
         ({"machine": "aarch64!"}, GPU, None, ["machine was 'aarch64!'", "build it on such a machine"]),
         ({"system": "Windows"}, GPU, None, ["system was 'Windows'", "build it on this system"]),
         ({}, None, None, ["no NVIDIA driver here"]),

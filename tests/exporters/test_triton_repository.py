@@ -17,7 +17,18 @@ from rnp_deploy.bundle.engine_set import open_engine_set
 from rnp_deploy.errors import BundleError, InputError, IntegrityError, OutputError, OutputExistsError
 from rnp_deploy.exporters import TritonSettings, triton_repository, write_triton_model
 from rnp_deploy.exporters.triton_repository import config_text, quoted
+from rnp_deploy.latency import LatencyCurve, LatencyPoint, save_latency_curve
 from triton_bundles import described_bundle
+
+CURVE = LatencyCurve(
+    batch=1,
+    threads=1,
+    data="random",
+    images=1,
+    runs=1,
+    environment={},
+    points=(LatencyPoint(penalty=0.0, macs_share=1.0, p50_ms=1.0, p95_ms=2.0),),
+)
 
 
 def files_of(folder):
@@ -60,7 +71,7 @@ def test_a_bundle_is_copied_whole_and_nothing_else_of_its_folder(bundle, reposit
 
 def test_an_engine_set_is_copied_whole(engine_set, repository, tmp_path):
     source = shutil.copytree(engine_set("chain"), tmp_path / "engines")
-    (source / "latency.json").write_text("measured here")
+    save_latency_curve((CURVE,), source / "latency.json")
     written = write_triton_model(source, repository / "chain")
     assert written.kind == "engine set"
     assert contents(written.path / "1" / "bundle") == contents(source)
@@ -184,6 +195,47 @@ def of_engines(source, monkeypatch, **changes):
     monkeypatch.setattr(triton_repository, "_verified", lambda path: (opened.manifest, engines))
 
 
+def with_latency(text):
+    return lambda file, _: file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [with_latency("measured here"), with_latency('{"format_version": "1.0"}'), lambda file, _: file.mkdir()],
+    ids=["text", "not signed", "folder"],
+)
+def test_what_is_no_latency_curve_is_left_out(make, engine_set, repository, tmp_path, caplog):
+    source = shutil.copytree(engine_set("chain"), tmp_path / "engines")
+    expected = contents(source)
+    make(source / "latency.json", tmp_path)
+    written = write_triton_model(source, repository / "m")
+    assert contents(written.path / "1" / "bundle") == expected
+    assert f"the latency curve is left out: {source / 'latency.json'}" in caplog.text
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_latency_curve_behind_a_link_is_refused(there, engine_set, repository, tmp_path):
+    source = shutil.copytree(engine_set("chain"), tmp_path / "engines")
+    if there:
+        save_latency_curve((CURVE,), tmp_path / "secret")
+    (source / "latency.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(IntegrityError, match=r"latency\.json is a link") as caught:
+        write_triton_model(source, repository / "m")
+    assert caught.value.code == "link"
+    assert not list(repository.iterdir())
+
+
+def test_a_source_that_is_replaced_by_another_while_it_is_copied_is_noticed(
+    bundle, exported, repository, monkeypatch
+):
+    copy, other = triton_repository._copy, exported("chain").path
+    monkeypatch.setattr(triton_repository, "_copy", lambda source, target, *rest: copy(other, target, *rest))
+    with pytest.raises(IntegrityError, match="replaced while it was copied") as caught:
+        write_triton_model(bundle, repository / "m")
+    assert caught.value.code == "changed"
+    assert not list(repository.iterdir())
+
+
 @pytest.mark.parametrize(
     ("most", "asked", "batch"), [(None, None, 8), (4, None, 4), (64, None, 8), (4, 32, 32), (None, 2, 2)]
 )
@@ -226,6 +278,11 @@ def test_engines_of_tensorrt_run_on_the_gpu(backend, asked, kind, engine_set, re
         {"max_delay_ms": -1.0},
         {"max_delay_ms": float("nan")},
         {"max_delay_ms": float("inf")},
+        {"max_delay_ms": 3_600_001.0},
+        {"backend": "onnx"},
+        {"device": "cuda:0"},
+        {"preload": ""},
+        {"policy": "round_up"},
     ],
     ids=str,
 )

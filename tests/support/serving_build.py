@@ -6,6 +6,7 @@
     tsan     the tests and the examples, with ThreadSanitizer
 
 Programs lie in the folder that `built` returns. What is missing is a reason to skip, which names the package.
+cpp-httplib is not asked for: without it there is no rnp_serve_example.
 """
 
 from __future__ import annotations
@@ -18,13 +19,26 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from rnp_deploy.engines.ort_sdk import lay_out_sdk
 from rnp_deploy.errors import RnpError
 
-__all__ = ["SERVING", "built", "configured", "environment", "onnxruntime_root", "require_tools"]
+__all__ = [
+    "REQUIRE_VARIABLE",
+    "SERVING",
+    "built",
+    "configured",
+    "environment",
+    "missing",
+    "onnxruntime_root",
+    "require_tools",
+]
+
+#: An environment variable; 1: what is missing is a failure and no reason to skip.
+REQUIRE_VARIABLE = "RNP_REQUIRE_CPP"
 
 ROOT = Path(__file__).parents[2]
 SERVING = ROOT / "engines" / "serving"
@@ -35,9 +49,9 @@ _SUPPRESSIONS = SERVING / "tsan.supp"
 _HEADERS = {
     "nlohmann/json.hpp": "nlohmann-json3-dev",
     "openssl/evp.h": "libssl-dev",
-    "httplib.h": "libcpp-httplib-dev",
-    "catch2/catch.hpp": "catch2 (version 2)",
 }
+#: Of the kinds with tests.
+_TEST_HEADERS = {"catch2/catch.hpp": "catch2 (version 2)"}
 # Not optimised, which takes half the time to compile; what takes time in a run is ONNX Runtime's.
 _UNOPTIMISED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
 _SANITIZED = (*_UNOPTIMISED, "-DRNP_BUILD_TESTS=ON")
@@ -56,7 +70,7 @@ def built(kind: str) -> Path:
     Raises:
         AssertionError: It does not build; the message is the compiler's.
     """
-    require_tools()
+    require_tools(tests="-DRNP_BUILD_TESTS=ON" in _KINDS[kind])
     folder = BUILD / kind
     arguments = ("-DRNP_BUILD_EXAMPLES=ON", "-DRNP_WERROR=ON", *_KINDS[kind])
     with _locked(kind):
@@ -83,23 +97,30 @@ def configured(folder: Path, source: Path, *arguments: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def missing(reason: str) -> NoReturn:
+    """Skip the test; where ``RNP_REQUIRE_CPP`` is 1 it fails."""
+    if os.environ.get(REQUIRE_VARIABLE) == "1":
+        pytest.fail(f"{reason} ({REQUIRE_VARIABLE} is set)")
+    pytest.skip(reason)
+
+
 @functools.cache
-def require_tools() -> None:
-    """Skip the test where CMake, a compiler or a header is missing."""
+def require_tools(*, tests: bool = True) -> None:
+    """Skip the test where CMake, a compiler or a header is missing; ``tests``: those of the C++ tests too."""
     if shutil.which("cmake") is None:
-        pytest.skip("cmake is not installed; apt install cmake")
+        missing("cmake is not installed; apt install cmake")
     compiler = next(
         (c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None
     )
     if compiler is None:
-        pytest.skip("no C++ compiler is installed; apt install g++")
-    for header, package in _HEADERS.items():
+        missing("no C++ compiler is installed; apt install g++")
+    for header, package in {**_HEADERS, **(_TEST_HEADERS if tests else {})}.items():
         command = [compiler, "-std=c++17", "-M", "-x", "c++", "-"]
         found = subprocess.run(
             command, input=f"#include <{header}>\n", capture_output=True, text=True, check=False
         )
         if found.returncode != 0:
-            pytest.skip(f"{header} is not installed; apt install {package}")
+            missing(f"{header} is not installed; apt install {package}")
 
 
 @functools.cache
@@ -113,7 +134,7 @@ def onnxruntime_root() -> Path:
         try:
             lay_out_sdk(folder)
         except RnpError as err:
-            pytest.skip(f"{err}; or set ONNXRUNTIME_ROOT")
+            missing(f"{err}; or set ONNXRUNTIME_ROOT")
     return folder
 
 

@@ -229,7 +229,10 @@ def _environment(work: Path, numpy: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RNP_"))}
     return inherited | {
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        # An empty entry would be the current folder.
+        "LD_LIBRARY_PATH": ":".join(
+            entry for entry in (folder, *os.environ.get("LD_LIBRARY_PATH", "").split(":")) if entry
+        ),
     }
 
 

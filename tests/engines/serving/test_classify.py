@@ -14,6 +14,9 @@ from rnp_deploy.preprocessing import image_array, make_preprocessing, read_image
 from served_network import export_served
 from serving_build import built, environment
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 SIZES = [(1, 1), (7, 3), (16, 16), (18, 16), (31, 64), (200, 33), (97, 251)]
 
 

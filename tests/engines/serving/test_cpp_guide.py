@@ -10,6 +10,9 @@ import pytest
 from served_network import export_served
 from serving_build import SERVING, built, configured, environment, onnxruntime_root
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 ROOT = SERVING.parents[1]
 GUIDE = ROOT / "docs" / "cpp.md"
 PROJECT = """cmake_minimum_required(VERSION 3.18)
@@ -83,12 +86,16 @@ def test_the_guides_programs_run(programs, package, name):
 def test_the_guide_names_every_error_code():
     header = (ROOT / "engines/serving/include/rnp/error.hpp").read_text()
     table = GUIDE.read_text(encoding="utf-8")
-    for code in re.findall(r'// "([a-z-]+)"', header):
+    codes = re.findall(r'// "([a-z-]+)"', header)
+    assert codes
+    for code in codes:
         assert f"`{code}`" in table, code
 
 
 def test_the_guide_names_every_option_of_the_server():
     source = (ROOT / "engines/serving/examples/rnp_serve_example.cpp").read_text()
     (listed,) = re.findall(r"arguments\(\s*argc, argv,\s*\{(.*?)\}", source, re.S)
-    for option in re.findall(r'"([a-z-]+)"', listed):
+    options = re.findall(r'"([a-z-]+)"', listed)
+    assert options
+    for option in options:
         assert f"`--{option}`" in GUIDE.read_text(encoding="utf-8"), option

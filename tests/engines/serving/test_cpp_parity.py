@@ -18,6 +18,9 @@ from rnp_deploy.network import RuntimePrunedNetwork
 from serving_build import built, environment
 from tiny_training import tiny_network
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 TOLERANCE = 1e-5
 POLICIES = ("regroup", "serial", "round-up")
 IMAGES = 21

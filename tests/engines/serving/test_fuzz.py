@@ -9,6 +9,9 @@ import pytest
 
 from serving_build import SERVING, configured, require_tools
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 SECONDS = 120
 
 

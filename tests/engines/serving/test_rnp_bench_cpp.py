@@ -12,6 +12,9 @@ from rnp_deploy.bundle import open_bundle
 from rnp_deploy.engines.static_graph import static_graph
 from serving_build import built
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 
 def bench(*arguments):
     program = built("plain") / "rnp_bench_cpp"

@@ -14,11 +14,21 @@ import pytest
 
 from rnp_deploy import Controller
 from served_network import export_served
-from serving_build import built, environment
+from serving_build import built, environment, missing
 from serving_client import JSON, RAW, load, samples_from, serving
+
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
 
 IMAGES = 96
 TOLERANCE = 1e-5
+
+
+def server_program(kind):
+    program = built(kind) / "rnp_serve_example"
+    if not program.exists():
+        missing("cpp-httplib is not installed; apt install libcpp-httplib-dev")
+    return program
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +65,7 @@ def serve(package):
     """Options, kind of build → a running server."""
 
     def start(*options, kind="plain", path=None):
-        program = built(kind) / "rnp_serve_example"
-        if not program.exists():
-            pytest.skip("cpp-httplib is not installed; apt install libcpp-httplib-dev")
+        program = server_program(kind)
         settings = dict(environment(kind))
         return serving(program, path or package, *options, env=settings)
 
@@ -420,7 +428,7 @@ def test_the_log_is_a_line_of_json_an_event(serve, images):
 )
 def test_arguments_that_do_not_fit(package, arguments, status, words):
     done = subprocess.run(
-        [built("plain") / "rnp_serve_example", package, *arguments],
+        [server_program("plain"), package, *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -434,7 +442,7 @@ def test_a_package_that_is_damaged_is_not_served(package, tmp_path):
     shutil.copytree(package, copied)
     (copied / "weights.bin").write_bytes(b"")
     done = subprocess.run(
-        [built("plain") / "rnp_serve_example", copied],
+        [server_program("plain"), copied],
         capture_output=True,
         text=True,
         timeout=30,

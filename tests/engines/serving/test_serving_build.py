@@ -11,6 +11,9 @@ import pytest
 from rnp_deploy.bundle import open_bundle
 from serving_build import SERVING, built, configured, environment, onnxruntime_root, require_tools
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 #: Quick to compile; what is tested here is how parts fit together.
 UNOPTIMISED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
 CONSUMER = """\

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+#: The first test to need the C++ programs builds them.
+pytestmark = pytest.mark.timeout(1500)
+
 ROOT = Path(__file__).parents[3]
 SERVING = ROOT / "engines" / "serving"
 STAND_IN = Path(__file__).parent / "fake_tensorrt"

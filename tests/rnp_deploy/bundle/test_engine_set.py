@@ -11,6 +11,7 @@ import pytest
 
 from bundles import bundle_copy, flip
 from rnp_deploy import Controller
+from rnp_deploy.bundle import files, signed_json
 from rnp_deploy.bundle.engine_set import (
     ENGINES_FILE,
     check_fingerprint,
@@ -333,3 +334,37 @@ def test_engine_bytes_are_read_when_they_are_verified(engines):
     opened = open_engine_set(engines)
     assert opened.graph(ENGINE) == (engines / ENGINE).read_bytes()
     assert set(opened.on_disk) == {"weights.bin"}
+
+
+def test_the_manifest_that_is_hashed_is_the_one_that_was_parsed(engines, monkeypatch):
+    """Another valid manifest that lies there only while it is parsed is another bundle's."""
+    manifest = engines / "manifest.json"
+    right = manifest.read_bytes()
+    another_bundles_manifest(engines)
+    read = signed_json.read_json_bytes
+
+    def reading(file, **options):
+        data = read(file, **options)
+        if file == manifest:
+            manifest.write_bytes(right)
+        return data
+
+    monkeypatch.setattr(signed_json, "read_json_bytes", reading)
+    with pytest.raises(IntegrityError, match="another bundle") as caught:
+        open_engine_set(engines)
+    assert caught.value.code == "other-bundle"
+
+
+def test_a_link_that_takes_a_files_place_after_it_was_looked_at_is_refused(engines, monkeypatch):
+    looked = files.sized
+
+    def swapping(root, file):
+        path = looked(root, file)
+        if file.path == "weights.bin":
+            replace_by_link("weights.bin")(root)
+        return path
+
+    monkeypatch.setattr(files, "sized", swapping)
+    with pytest.raises(IntegrityError, match=r"weights\.bin is a link") as caught:
+        open_engine_set(engines)
+    assert caught.value.code == "link"
