@@ -98,7 +98,9 @@ class Diagnoses {
   // Some Python packages of TensorRT leave the build number out: "10.3.0" is then all that is known of "10.3.0.26".
   void of_tensorrt_version(const std::map<std::string, std::string>& built) {
     const auto found = built.find("tensorrt");
-    if (found != built.end() && (here_.tensorrt_version + ".").rfind(found->second + ".", 0) == 0) return;
+    if (found == built.end()) return;
+    const std::string was = found->second + ".", is = here_.tensorrt_version + ".";
+    if (is.rfind(was, 0) == 0 || was.rfind(is, 0) == 0) return;
     compare(built, "tensorrt", here_.tensorrt_version, "install that version, or build the set again with this one");
   }
 
