@@ -262,6 +262,10 @@ def _labels(classes: Iterable[str]) -> str:
 
 
 def _device(settings: TritonSettings, engines: EngineSetManifest | None) -> str:
+    if engines is not None and settings.backend not in ("auto", engines.backend):
+        raise InputError(
+            f"backend is {settings.backend!r}, and the engine set is of {engines.backend}; leave it out"
+        )
     if settings.device != "auto":
         return settings.device
     return "cuda" if engines is not None and engines.backend == "tensorrt" else "cpu"

@@ -291,6 +291,12 @@ def test_settings_out_of_range_are_refused(settings):
         TritonSettings(**settings)
 
 
+def test_a_backend_that_does_not_run_the_engine_set_is_refused(engine_set, repository):
+    with pytest.raises(InputError, match="backend is 'tensorrt', and the engine set is of onnxruntime"):
+        write_triton_model(engine_set("chain"), repository / "m", settings=TritonSettings(backend="tensorrt"))
+    assert list(repository.iterdir()) == []
+
+
 def test_a_preferred_batch_above_the_largest_is_refused(bundle, repository):
     with pytest.raises(InputError, match="preferred batch of 9 is above the largest, 8"):
         write_triton_model(bundle, repository / "m", settings=TritonSettings(preferred_batches=(4, 9)))

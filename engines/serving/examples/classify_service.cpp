@@ -28,6 +28,15 @@ std::optional<double> parameter(const std::multimap<std::string, std::string>& p
   return value;
 }
 
+// A misspelt name is not to be the default price in silence.
+void check_names(const std::multimap<std::string, std::string>& parameters, bool any) {
+  for (const auto& parameter : parameters) {
+    if (any && (parameter.first == "penalty" || parameter.first == "target_macs")) continue;
+    throw rnp::Error(rnp::ErrorCode::kInput, "\"" + parameter.first + "\" in the URL is not known; " +
+                                                 (any ? "penalty and target_macs are" : "JSON says all in its body"));
+  }
+}
+
 // Without parameters such as a charset, in lower case.
 std::string media_type(const std::string& content_type) {
   std::string type = content_type.substr(0, content_type.find(';'));
@@ -152,8 +161,10 @@ HttpAnswer ClassifyService::answer_to(const std::string& content_type, const std
   const std::string type = media_type(content_type);
   ClassifyRequest parsed;
   if (type == "application/json") {
+    check_names(parameters, false);
     parsed = request_from_json(body, defaults_);
   } else if (type == "application/octet-stream") {
+    check_names(parameters, true);
     parsed =
         request_from_tensor(body, parameter(parameters, "penalty"), parameter(parameters, "target_macs"), defaults_);
   } else {

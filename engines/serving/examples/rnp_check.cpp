@@ -14,15 +14,16 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: rnp_check [--json] [--device auto|cpu|cuda] PATH...\n"
+    "usage: rnp_check [--json] [--files] [--device auto|cpu|cuda] PATH...\n"
     "  PATH      a bundle or an engine set; - reads paths from standard input, one a line\n"
     "  --json    one JSON object a path and line: path, code, message, diagnostics\n"
-    "  --device  also say what keeps it from running there; an error fails the check\n"
-    "exit status: 0 all are good, 1 one is not, 2 wrong usage\n";
+    "  --files   hash every file, also an engine set's engines, which are otherwise hashed when they are opened\n"
+    "  --device  where it is to run\n"
+    "exit status: 0 all are good, 1 one is not, or cannot run here, 2 wrong usage\n";
 
 struct Arguments {
-  bool json = false;
-  std::optional<rnp::Device> device;
+  bool json = false, files = false;
+  rnp::Device device = rnp::Device::kAuto;
   std::vector<std::string> paths;
 };
 
@@ -45,8 +46,11 @@ std::optional<Arguments> arguments_of(int count, char** values) {
     if (value == "--json") {
       arguments.json = true;
     } else if (value == "--device" && i + 1 < count) {
-      arguments.device = device_of(values[++i]);
-      if (!arguments.device) return std::nullopt;
+      const std::optional<rnp::Device> device = device_of(values[++i]);
+      if (!device) return std::nullopt;
+      arguments.device = *device;
+    } else if (value == "--files") {
+      arguments.files = true;
     } else if (value.size() > 1 && value.front() == '-') {
       return std::nullopt;
     } else {
@@ -57,11 +61,12 @@ std::optional<Arguments> arguments_of(int count, char** values) {
   return arguments;
 }
 
-Verdict verdict_of(const std::string& path, const std::optional<rnp::Device>& device) {
+Verdict verdict_of(const std::string& path, const Arguments& arguments) {
   Verdict verdict;
   try {
     const rnp::Package package = rnp::Package::open(path);
-    verdict.diagnostics = package.check(device.value_or(rnp::Device::kAuto));
+    if (arguments.files) package.check_files();
+    verdict.diagnostics = package.check(arguments.device);
   } catch (const rnp::Error& err) {
     verdict.code = rnp::name_of(err.code());
     verdict.message = err.what();
@@ -112,8 +117,15 @@ void print_json(const std::string& path, const Verdict& verdict) {
   std::cout << "]}" << std::endl;  // whoever reads a line at a time gets it now
 }
 
+bool runs_here(const Verdict& verdict) {
+  for (const rnp::Diagnostic& each : verdict.diagnostics) {
+    if (each.severity == rnp::Diagnostic::Severity::kError) return false;
+  }
+  return true;
+}
+
 void print_text(const std::string& path, const Verdict& verdict) {
-  std::cout << path << ": " << verdict.code << '\n';
+  std::cout << path << ": " << verdict.code << (runs_here(verdict) ? "" : ", but it cannot run here") << '\n';
   if (!verdict.message.empty()) std::cout << "  " << verdict.message << '\n';
   for (const rnp::Diagnostic& each : verdict.diagnostics) {
     std::cout << "  " << severity_of(each) << " (" << rnp::name_of(each.code) << "): " << each.message << "\n    "
@@ -124,19 +136,18 @@ void print_text(const std::string& path, const Verdict& verdict) {
 
 // Whether it is good.
 bool check(const std::string& path, const Arguments& arguments) {
-  const Verdict verdict = verdict_of(path, arguments.device);
+  const Verdict verdict = verdict_of(path, arguments);
   arguments.json ? print_json(path, verdict) : print_text(path, verdict);
-  if (verdict.code != "ok") return false;
-  if (!arguments.device) return true;
-  for (const rnp::Diagnostic& each : verdict.diagnostics) {
-    if (each.severity == rnp::Diagnostic::Severity::kError) return false;
-  }
-  return true;
+  return verdict.code == "ok" && runs_here(verdict);
 }
 
 }  // namespace
 
 int main(int count, char** values) {
+  if (count == 2 && std::string_view(values[1]) == "--help") {
+    std::cout << kUsage;
+    return 0;
+  }
   const std::optional<Arguments> arguments = arguments_of(count, values);
   if (!arguments) {
     std::cerr << kUsage;

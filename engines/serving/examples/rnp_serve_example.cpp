@@ -262,7 +262,9 @@ int serve(const examples::Arguments& arguments) {
 
   const std::string host = arguments.text("host", "127.0.0.1");
   const int port = server.bind(host, static_cast<int>(arguments.integer("port", 0, 0, 65535)));
-  if (port < 0) throw rnp::Error(rnp::ErrorCode::kInput, "cannot listen on " + host + "; another port?");
+  if (port < 0)
+    throw rnp::Error(rnp::ErrorCode::kInput,
+                     "cannot listen on " + host + ": is the address this machine's, and the port free?");
   const pthread_t main_thread = pthread_self();
   std::future<void> served = std::async(std::launch::async, [&] {
     server.serve();

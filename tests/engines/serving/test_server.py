@@ -194,6 +194,8 @@ def test_requests_that_do_not_fit(serve, images):
         (good, RAW, "?penalty=dear", 400, "penalty in the URL"),
         (good, RAW, "?penalty=inf", 400, "penalty in the URL"),
         (good, RAW, "?penalty=1&penalty=2", 400, "penalty in the URL"),
+        (good, RAW, "?target_mac=0.5", 400, '"target_mac" in the URL is not known'),
+        (b"{}", JSON, "?penalty=1", 400, "JSON says all in its body"),
         (good, RAW, "?penalty=1e300", 400, "penalty is not a finite"),
         (good, RAW, "?penalty=1&target_macs=0.5", 400, "pass one of them"),
         (good, RAW, "?target_macs=1e300", 400, "target_macs is not a finite"),
