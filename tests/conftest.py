@@ -93,3 +93,15 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Narrow]:
         return known[kind, precision]
 
     return export
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files side by side; but for one, that counts what another compared, and so goes with it."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid.split("::", 1)[0].replace("test_torch_layers", "test_torch_ops")
+
+    return ByFile(config, log)

@@ -185,9 +185,9 @@ def test_a_bundle_is_not_exported_over_an_engine_set(exported, bundle, tmp_path)
         (lambda plan: plan["steps"][1]["inputs"].update(x="outputs"), "before it is made"),
         (lambda plan: plan["steps"].pop(), "leaves a decision or the output unmade"),
         (lambda plan: plan["steps"][1]["pieces"].pop(), "one piece for each choice"),
-        (lambda plan: plan["steps"][2].update(decides=0), "needs options before they are chosen"),
+        (lambda plan: plan["steps"][2].update(decides=0), "decision 0, which is none or taken already"),
         (lambda plan: plan["tensors"].pop(0), "agent/penalty"),
-        (lambda plan: plan["tensors"][-1].update(follows=9), "does not fit the decision it follows"),
+        (lambda plan: plan["tensors"][-1].update(follows=9), "'outputs' is not of shape"),
     ],
     ids=["first step", "input", "last step", "piece", "decision", "tensor", "follows"],
 )

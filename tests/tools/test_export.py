@@ -364,7 +364,7 @@ BAD = {
     "shape beyond memory": (config(input_shape=[1, 10**6, 10**6]), "input_shape"),
     "state below zero": (config(state_size=-1), "state_size"),
     "state beyond memory": (config(state_size=10**14), "state_size"),
-    "state beyond 64 bits": (config(state_size=10**30), "state_size"),
+    "state beyond 64 bits": (config(state_size=10**30), "out of range"),
     "order of other convs": (config(orders={}), "other prunable convolutions"),
     "order that repeats a channel": (orders(lambda order: [0] * len(order)), "order"),
     "order too short": (orders(lambda order: order[:-1]), "order"),
